@@ -1,0 +1,37 @@
+"""Stress and rebalance portfolios along the AI risk curve, with a certificate on every answer.
+
+The public verbs mirror the commands. They are loaded on first use, so that
+``import engine`` costs nothing (tests/test_architecture.py holds the budget).
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "backtest": "engine.api.calibrating",
+    "calibrate_model": "engine.api.calibrating",
+    "load_universe": "engine.api.loading",
+    "rebalance_portfolios": "engine.api.rebalancing",
+    "stress_portfolios": "engine.api.stressing",
+}
+
+__all__ = [
+    "__version__",
+    "backtest",
+    "calibrate_model",
+    "load_universe",
+    "rebalance_portfolios",
+    "stress_portfolios",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'engine' has no attribute {name!r}; it offers {', '.join(_PUBLIC)}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,39 @@
+"""Units, names and tolerances on which every room agrees.
+
+Decimals (0.05 is five percent), annual where a rate, fraction of NAV where a weight,
+daily simple returns. P&L below zero is a loss; budgets are above zero. Two-way turnover
+is buys plus sells, cash excluded.
+"""
+
+from typing import Final
+
+TRADING_DAYS: Final = 252
+"""Trading days a year; turns a daily variance into an annual one."""
+
+MARKET: Final = "market"
+"""Name of the first factor of every model."""
+
+OFF_CURVE: Final = "off_curve"
+"""The share of a security's membership that lies on no tier."""
+
+CASH_PREFIX: Final = "CASH:"
+"""``CASH:USD`` and its like: the only ids with zero exposure by definition."""
+
+MAX_ID_LENGTH: Final = 64
+
+NAV_WARNING: Final = 1e-4
+"""NAV against the sum of values: above one basis point is a warning (RELIABILITY)."""
+
+NAV_REFUSAL: Final = 1e-2
+"""NAV against the sum of values: above one percent quarantines the book."""
+
+FEASIBILITY: Final = 1e-9
+"""Largest violation of a limit, as a fraction of NAV, that an accepted answer may show."""
+
+OPTIMALITY: Final = 1e-6
+"""Largest relative gap between an accepted answer and the proven bound."""
+
+
+def is_cash(security_id: str) -> bool:
+    """True for ``CASH:<CCY>``, the ids that carry no exposure by definition."""
+    return security_id.startswith(CASH_PREFIX)

@@ -1,0 +1,145 @@
+"""YAML text becomes a valid configuration value, or every fault with its line and column.
+
+YAML 1.2 without aliases, anchors, tags and repeated keys, so that a file says one thing.
+Text comes in as an argument: this room, like all the core, opens no file.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+
+from engine.errors import ConfigurationError
+
+MAX_CHARACTERS: Final = 1_000_000
+MAX_DEPTH: Final = 20
+
+
+class Strict(BaseModel):
+    """A configuration value: frozen, no unknown key, no silent conversion, no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+Model = TypeVar("Model", bound=Strict)
+
+
+def parse_document(text: str, source: str, model: type[Model], context: Mapping[str, Any] | None = None) -> Model:
+    """Read one YAML document into a configuration value.
+
+    Args:
+        text: The whole file.
+        source: Its name, as the messages print it.
+        model: The kind of value.
+        context: What the model's validators may consult, e.g. the known tiers.
+
+    Raises:
+        ConfigurationError: one line ``source:line:column: ...`` per fault, all of them.
+    """
+    root = _load(text, source)
+    try:
+        return model.model_validate(_plain(root), context=dict(context or {}))
+    except ValidationError as error:
+        known = sorted(_field_names(model.model_json_schema()))
+        faults = []
+        for fault in error.errors(include_url=False):
+            line, column = _position(root, fault["loc"], missing=fault["type"] == "missing")
+            where = f"{source}:{line}:{column}"
+            faults.append((line, column, f"{where}: {_words(dict(fault), known)}"))
+        raise ConfigurationError([words for _, _, words in sorted(faults)]) from None
+
+
+def suggestion(word: str, allowed: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` when something close exists, else the allowed words."""
+    candidates = list(allowed)
+    if close := difflib.get_close_matches(word, candidates, n=1, cutoff=0.6):
+        return f"; did you mean {close[0]!r}?"
+    shown = ", ".join(candidates[:12]) + (", ..." if len(candidates) > 12 else "")
+    return f"; allowed: {shown}" if candidates else ""
+
+
+def _load(text: str, source: str) -> Any:
+    if len(text) > MAX_CHARACTERS:
+        raise ConfigurationError([f"{source}:1:1: {len(text):,} characters; at most {MAX_CHARACTERS:,} are read"])
+    if text.startswith("\ufeff") or "\x00" in text:
+        raise ConfigurationError([f"{source}:1:1: not plain UTF-8 (byte order mark or NUL); save it as UTF-8"])
+    try:
+        _refuse_tricks(text, source)
+        root = YAML(typ="rt").load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        problem = " ".join((error.problem or str(error)).split())
+        raise ConfigurationError([f"{source}:{line}:{column}: not valid YAML: {problem}"]) from None
+    except (YAMLError, ValueError) as error:
+        raise ConfigurationError([f"{source}:1:1: not valid YAML: {' '.join(str(error).split())[:200]}"]) from None
+    if not isinstance(root, dict):
+        raise ConfigurationError([f"{source}:1:1: expected keys and values, found {type(root).__name__}"])
+    return root
+
+
+def _refuse_tricks(text: str, source: str) -> None:
+    depth = 0
+    for event in YAML(typ="rt").parse(text):
+        at = f"{source}:{event.start_mark.line + 1}:{event.start_mark.column + 1}"
+        if isinstance(event, AliasEvent) or getattr(event, "anchor", None):
+            raise ConfigurationError([f"{at}: anchors and aliases are not read; write the value out"])
+        if getattr(event, "tag", None):
+            raise ConfigurationError([f"{at}: the tag {event.tag} is not read; remove it"])
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ConfigurationError([f"{at}: nested deeper than {MAX_DEPTH} levels"])
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return tuple(_plain(value) for value in node)
+    if isinstance(node, bool) or node is None:
+        return node
+    for kind in (int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    return node
+
+
+def _position(root: Any, path: tuple[str | int, ...], *, missing: bool) -> tuple[int, int]:
+    """Line and column (from 1) of the deepest part of ``path`` that the text has."""
+    node: Any = root
+    place = (0, 0)
+    for step in path[:-1] if missing else path:
+        marks: Any = getattr(node, "lc", None)
+        if isinstance(node, dict) and step in node:
+            place = marks.key(step) if isinstance(node[step], dict | list) else marks.value(step)
+            node = node[step]
+        elif isinstance(node, list) and isinstance(step, int) and step < len(node):
+            place, node = marks.item(step), node[step]
+    return place[0] + 1, place[1] + 1
+
+
+def _field_names(schema: Any) -> set[str]:
+    if isinstance(schema, list):
+        return set().union(*map(_field_names, schema))
+    if not isinstance(schema, dict):
+        return set()
+    return set(schema.get("properties", {})).union(*map(_field_names, schema.values()))
+
+
+def _words(fault: dict[str, Any], known: list[str]) -> str:
+    name = str(fault["loc"][-1]) if fault["loc"] else "the document"
+    match fault["type"]:
+        case "extra_forbidden":
+            return f"unknown key {name!r}{suggestion(name, known)}"
+        case "missing":
+            return f"missing key {name!r}"
+        case "value_error":
+            return str(fault["ctx"]["error"])
+        case _:
+            found = fault["input"]
+            shown = repr(found) if not isinstance(found, dict | tuple) else type(found).__name__
+            return f"{name}: {fault['msg'][0].lower()}{fault['msg'][1:]}; found {shown}"

@@ -1,0 +1,77 @@
+"""The curve: its tiers in order, each one's slope on the market, and who belongs to it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from engine.axes import Axis
+from engine.conventions import OFF_CURVE
+from engine.curve.factors import FactorPanel
+from engine.curve.universe import Universe
+from engine.intake import admit
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Ordered tiers and the memberships of securities.
+
+    Args:
+        tiers: Axis of the tiers, first rung first.
+        beta: ``(n_tiers,)``, slope of each tier's total return on the market.
+        memberships: Table ``memberships``; what a security's rows leave of 1 is off the curve.
+    """
+
+    tiers: Axis
+    beta: Float[np.ndarray, " n_tiers"]
+    memberships: pl.DataFrame
+
+    @classmethod
+    def from_frames(cls, tiers: pl.DataFrame, memberships: pl.DataFrame, source: str) -> "Curve":
+        """The curve in the model tables ``tiers`` and ``memberships``.
+
+        Raises:
+            ContractError: a table breaks its contract.
+            AlignmentError: a membership names a tier that the curve does not have.
+        """
+        ordered = admit(tiers, "tiers", source).frame.sort("ordinal")
+        axis = Axis("tier", tuple(ordered["tier"].to_list()))
+        members = admit(memberships, "memberships", source).frame
+        axis.positions(members["tier"].to_list(), f"memberships ({source})")
+        return cls(axis, ordered["beta"].to_numpy().copy(), members)
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """The table ``tiers``; coordinates are not estimated yet and stay null."""
+        unknown = pl.Series([None] * len(self.tiers), dtype=pl.Float64)
+        return pl.DataFrame(
+            {
+                "tier": self.tiers.labels,
+                "ordinal": np.arange(len(self.tiers), dtype=np.int64),
+                "coordinate": unknown,
+                "low": unknown,
+                "high": unknown,
+                "beta": self.beta,
+            }
+        ).sort("tier")
+
+    @property
+    def buckets(self) -> Axis:
+        """The tiers and, last, ``off_curve``."""
+        return Axis("tier", (*self.tiers.labels, OFF_CURVE))
+
+    def shares(self, securities: Axis) -> Float[np.ndarray, "n_securities n_buckets"]:
+        """Membership shares on ``buckets``; each row sums to 1."""
+        rows = self.memberships.filter(pl.col("security_id").is_in(list(securities.labels)))
+        out = np.zeros((len(securities), len(self.buckets)))
+        at = securities.positions(rows["security_id"].to_list(), "memberships")
+        out[at, self.tiers.positions(rows["tier"].to_list(), "memberships")] = rows["weight"].to_numpy()
+        out[:, -1] = 1.0 - out[:, :-1].sum(axis=1)
+        return out
+
+
+def declare_curve(universe: Universe, factors: FactorPanel) -> Curve:
+    """The curve of a universe with its declared memberships and calibrated slopes."""
+    tiers = Axis("tier", universe.settings.tier_ids)
+    return Curve(tiers, factors.beta, universe.memberships)

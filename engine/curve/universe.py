@@ -1,0 +1,220 @@
+"""A universe: the ordered tiers, their baskets, and every security's declared membership."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import polars as pl
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from engine.conventions import MARKET, OFF_CURVE
+from engine.documents import Strict, parse_document, suggestion
+from engine.errors import ContractError
+from engine.intake import admit
+
+
+class Tier(Strict):
+    """One rung of the curve and the core names whose mean return defines it."""
+
+    id: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)
+    title: str
+    core: tuple[str, ...] = Field(min_length=2)
+
+    @field_validator("core")
+    @classmethod
+    def _distinct(cls, core: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(core)) != len(core):
+            twice = sorted({name for name in core if core.count(name) > 1})
+            raise ValueError(f"core names {', '.join(twice)} more than once")
+        return core
+
+
+class Market(Strict):
+    """The first factor: the cap-weighted return of the universe's stocks, or a named proxy."""
+
+    proxy: str | None = None
+
+
+class CalibrationSettings(Strict):
+    """Hyperparameters of the risk model; chosen on days before 2025 (MATH 1-2)."""
+
+    history_days: int = Field(default=504, ge=60, le=5040)
+    minimum_days: int = Field(default=63, ge=20)
+    exposure_half_life_days: float = Field(default=63.0, gt=1)
+    volatility_half_life_days: float = Field(default=42.0, gt=1)
+    correlation_half_life_days: float = Field(default=126.0, gt=1)
+    specific_half_life_days: float = Field(default=63.0, gt=1)
+    basket_weights: Literal["equal", "sqrt_cap"] = "equal"
+
+
+class StressSettings(Strict):
+    """What ``engine stress`` does when it is not told."""
+
+    scenario: str = "deepseek"
+    band: float = Field(default=0.80, gt=0.0, lt=1.0)
+
+
+class UniverseSettings(Strict):
+    """The file ``universe.yaml``."""
+
+    id: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)
+    title: str
+    base_currency: str = Field(pattern=r"^[A-Z]{3}$")
+    unmapped_share: float = Field(default=0.02, ge=0.0, le=1.0)
+    market: Market = Market()
+    tiers: tuple[Tier, ...] = Field(min_length=2)
+    calibration: CalibrationSettings = CalibrationSettings()
+    stress: StressSettings = StressSettings()
+
+    @field_validator("tiers")
+    @classmethod
+    def _ids_and_cores_are_distinct(cls, tiers: tuple[Tier, ...], info: ValidationInfo) -> tuple[Tier, ...]:
+        ids = [tier.id for tier in tiers]
+        reserved = {MARKET, OFF_CURVE, "specific"} & set(ids)
+        if reserved:
+            raise ValueError(f"{', '.join(sorted(reserved))} is a reserved word; give the tier another id")
+        if len(set(ids)) != len(ids):
+            raise ValueError(f"tier ids repeat: {', '.join(sorted({i for i in ids if ids.count(i) > 1}))}")
+        owners: dict[str, str] = {}
+        for tier in tiers:
+            for name in tier.core:
+                if name in owners:
+                    raise ValueError(f"{name} is core of both {owners[name]} and {tier.id}; a core name has one tier")
+                owners[name] = tier.id
+        return tiers
+
+    @model_validator(mode="after")
+    def _history_is_long_enough(self) -> "UniverseSettings":
+        if self.calibration.minimum_days > self.calibration.history_days:
+            raise ValueError(
+                f"calibration: minimum_days {self.calibration.minimum_days} is above "
+                f"history_days {self.calibration.history_days}"
+            )
+        return self
+
+    @property
+    def tier_ids(self) -> tuple[str, ...]:
+        """Tiers from the first rung to the last."""
+        return tuple(tier.id for tier in self.tiers)
+
+    @property
+    def core(self) -> dict[str, str]:
+        """Tier of every core name."""
+        return {name: tier.id for tier in self.tiers for name in tier.core}
+
+
+@dataclass(frozen=True, slots=True)
+class Universe:
+    """Settings, securities and declared memberships that agree with each other.
+
+    Args:
+        settings: The file ``universe.yaml``.
+        securities: Table ``securities``, sorted by id.
+        memberships: Table ``memberships`` of the core and declared names; the part of a
+            security that no row claims is off the curve.
+    """
+
+    settings: UniverseSettings
+    securities: pl.DataFrame
+    memberships: pl.DataFrame
+
+
+def read_settings(text: str, source: str) -> UniverseSettings:
+    """The settings in the text of a ``universe.yaml``.
+
+    Raises:
+        ConfigurationError: every fault with its line and column.
+    """
+    return parse_document(text, source, UniverseSettings)
+
+
+def replace_baskets(settings: UniverseSettings, baskets: pl.DataFrame, source: str) -> UniverseSettings:
+    """The settings with the tiers and core names of a table (tier, security_id) instead.
+
+    Args:
+        settings: The universe to change.
+        baskets: One row a core name; tiers are ordered by their first row.
+        source: File of the table, for the messages.
+
+    Raises:
+        ContractError: columns missing, fewer than two tiers, a name in two tiers, a bad id.
+    """
+    if absent := [name for name in ("tier", "security_id") if name not in baskets.columns]:
+        raise ContractError(f"baskets ({source})", [f"missing column {name}" for name in absent])
+    titles = {tier.id: tier.title for tier in settings.tiers}
+    order = list(dict.fromkeys(map(str, baskets["tier"].to_list())))
+    tiers = tuple(
+        {
+            "id": tier,
+            "title": titles.get(tier, tier),
+            "core": tuple(map(str, baskets.filter(pl.col("tier").cast(pl.String) == tier)["security_id"].to_list())),
+        }
+        for tier in order
+    )
+    try:
+        return UniverseSettings.model_validate({**settings.model_dump(), "tiers": tiers})
+    except ValueError as error:
+        faults = [" ".join(str(e.get("msg", e)).split()) for e in getattr(error, "errors", list)()]
+        raise ContractError(f"baskets ({source})", faults or [str(error)]) from None
+
+
+def build_universe(settings: UniverseSettings, securities: pl.DataFrame, source: str) -> Universe:
+    """Join settings and securities into a universe.
+
+    Args:
+        settings: Tiers, baskets, market, calibration.
+        securities: Table ``securities`` as read; a membership reads
+            ``hyperscalers:0.6;software:0.4`` and what is missing from 1 is off the curve.
+        source: File of the securities, for the messages.
+
+    Raises:
+        ContractError: the table breaks its contract, a core name or the market proxy is not
+            listed, a membership names an unknown tier, does not parse or exceeds 1.
+    """
+    frame = admit(securities, "securities", source).frame
+    frame = frame.with_columns(pl.col("name").fill_null(pl.col("security_id")))
+    listed = set(frame["security_id"].to_list())
+    absent = {tier.id: [name for name in tier.core if name not in listed] for tier in settings.tiers}
+    faults = [
+        f"core names of tier {tier} are not listed: {', '.join(names)}" for tier, names in absent.items() if names
+    ]
+    if settings.market.proxy is not None and settings.market.proxy not in listed:
+        faults.append(f"the market proxy {settings.market.proxy} is not listed")
+    rows: list[dict[str, Any]] = []
+    declared = frame.filter(pl.col("membership").is_not_null() | pl.col("security_id").is_in(sorted(settings.core)))
+    for security, membership in declared.select("security_id", "membership").iter_rows():
+        try:
+            rows += _membership_rows(security, membership, settings)
+        except ValueError as error:
+            faults.append(f"{security}: {error}")
+    if faults:
+        raise ContractError(f"securities ({source})", faults)
+    schema = {"security_id": pl.String, "tier": pl.String, "weight": pl.Float64, "confidence": pl.Float64}
+    memberships = pl.DataFrame(rows, schema={**schema, "source": pl.String}).sort("security_id", "tier")
+    return Universe(settings, frame, memberships)
+
+
+def _membership_rows(security: str, text: str | None, settings: UniverseSettings) -> list[dict[str, Any]]:
+    home = settings.core.get(security)
+    if text is None:
+        text = f"{home}:1" if home else ""
+    shares: dict[str, float] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(";"))):
+        tier, _, number = part.partition(":")
+        if tier not in settings.tier_ids:
+            raise ValueError(f"membership {text!r} names unknown tier {tier!r}{suggestion(tier, settings.tier_ids)}")
+        try:
+            share = float(number)
+        except ValueError:
+            raise ValueError(f"membership {text!r}: {number!r} is not a number; write {tier}:0.6") from None
+        if tier in shares or not 0.0 < share <= 1.0:
+            raise ValueError(f"membership {text!r}: one share in (0, 1] for each tier")
+        shares[tier] = share
+    if sum(shares.values()) > 1.0 + 1e-12:
+        raise ValueError(f"membership {text!r} sums to {sum(shares.values()):g}; at most 1")
+    if home and home not in shares:
+        raise ValueError(f"core name of {home}, but its membership {text!r} has no share there")
+    source = "core" if home else "declared"
+    return [
+        {"security_id": security, "tier": tier, "weight": share, "confidence": 1.0, "source": source}
+        for tier, share in shares.items()
+    ]

@@ -1,0 +1,1 @@
+"""Factor covariance, specific risk, and the model that a book is measured with."""

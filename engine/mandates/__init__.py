@@ -1,0 +1,1 @@
+"""Mandates: every limit, cost and preference of a portfolio, as data."""

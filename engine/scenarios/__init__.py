@@ -1,0 +1,1 @@
+"""Scenarios: what a shock says, before anyone works out what it does."""

@@ -1,0 +1,1 @@
+"""From what a scenario says to what every security and book loses."""

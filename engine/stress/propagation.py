@@ -1,0 +1,164 @@
+"""Views become the most likely move of every factor and security, and what stays open."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from engine.curve.tiers import Curve
+from engine.errors import ConfigurationError
+from engine.risk.model import RiskModel
+from engine.scenarios.scenario import Scenario
+from engine.stress.resolve import Views, resolve_views
+
+ILL_CONDITIONED: Final = 1e8
+"""Above this the views nearly repeat each other; a ridge is added and reported (MATH 4)."""
+
+REPEATED: Final = 1e14
+"""Above this one view is a combination of others to the last digit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shock:
+    """What a scenario does to factors and securities over its horizon.
+
+    Args:
+        scenario: The scenario.
+        model: The model it was worked out on.
+        views: Its views as rows.
+        factors: ``(n_factors,)``, the factor moves applied.
+        specifics: ``(n_securities,)``, the specific moves applied.
+        open_factors: ``Cov[f]``, what the views leave open, over the horizon.
+        gain: ``M^-1``, ``(n_views, n_views)``; with the rows it gives ``Cov[eps]`` and the
+            cross term without an n x n matrix.
+        distance_squared: ``D^2`` of what is applied.
+        views_counted: Degrees of ``D^2``.
+        condition: Condition number of the views' covariance.
+    """
+
+    scenario: Scenario
+    model: RiskModel
+    views: Views
+    factors: Float[np.ndarray, " n_factors"]
+    specifics: Float[np.ndarray, " n_securities"]
+    open_factors: Float[np.ndarray, "n_factors n_factors"]
+    gain: Float[np.ndarray, "n_views n_views"]
+    distance_squared: float
+    views_counted: int
+    condition: float
+
+    @property
+    def stated(self) -> Float[np.ndarray, " n_securities"]:
+        """``B f0 + e0``: what the views say by themselves."""
+        direct: Float[np.ndarray, " n_securities"] = (
+            self.model.exposures @ self.views.stated_factors + self.views.stated_specifics
+        )
+        return direct
+
+    @property
+    def propagated(self) -> Float[np.ndarray, " n_securities"]:
+        """``B (f - f0)``: what the factors add because they move together."""
+        added: Float[np.ndarray, " n_securities"] = self.model.exposures @ (self.factors - self.views.stated_factors)
+        return added
+
+    @property
+    def specific(self) -> Float[np.ndarray, " n_securities"]:
+        """``e - e0``: what the views on single names imply beyond the direct reading."""
+        implied: Float[np.ndarray, " n_securities"] = self.specifics - self.views.stated_specifics
+        return implied
+
+    @property
+    def total(self) -> Float[np.ndarray, " n_securities"]:
+        """The return of each security, the sum of the three parts."""
+        return self.stated + self.propagated + self.specific
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """The table ``shocks`` of this scenario."""
+        return pl.DataFrame(
+            {
+                "scenario_id": [self.scenario.id] * len(self.model.securities),
+                "security_id": self.model.securities.labels,
+                "total": self.total,
+                "stated": self.stated,
+                "propagated": self.propagated,
+                "specific": self.specific,
+            }
+        ).sort("scenario_id", "security_id")
+
+
+def propagate(scenario: Scenario, model: RiskModel, curve: Curve) -> Shock:
+    """Apply a scenario: as stated, or as the conditional mean given its views.
+
+    With ``F_h = (h / 252) F``, ``D_h`` likewise and ``M = A F_h A' + C D_h C'``:
+    ``E[f] = F_h A' M^-1 v``, ``E[eps] = D_h C' M^-1 v``. ``damping`` moves from there
+    towards the direct reading. What the views leave open is the conditional covariance in
+    either case.
+
+    Args:
+        scenario: A valid scenario.
+        model: Risk model.
+        curve: Slopes of the tiers.
+
+    Raises:
+        ConfigurationError: views the model does not know, that repeat or contradict each
+            other, or that a model without that risk cannot meet.
+
+    References:
+        MATH.md 4. Oracle: the dense conditional Gaussian, tests/test_oracles.py.
+    """
+    views = resolve_views(scenario, model, curve)
+    a, c = views.on_factors, views.on_specifics
+    factor_covariance = model.factor_covariance * views.years
+    specific_gain = model.specific_times(c.T) * views.years
+    m = a @ factor_covariance @ a.T + c @ specific_gain
+    condition = float(np.linalg.cond(m))
+    if not condition < REPEATED or (np.diag(m) <= 0.0).any():
+        raise ConfigurationError(
+            [f"scenario {scenario.id}: views {', '.join(views.labels)} repeat each other or have no risk in the model"]
+        )
+    if condition > ILL_CONDITIONED:
+        m = m + np.eye(len(m)) * np.trace(m) / len(m) / ILL_CONDITIONED
+    gain = np.linalg.inv(m)
+    gain = (gain + gain.T) / 2.0
+    factors, specifics = views.stated_factors, views.stated_specifics
+    if scenario.body.propagation == "conditional":
+        keep = scenario.body.damping
+        factors = keep * factors + (1.0 - keep) * (factor_covariance @ a.T @ gain @ views.values)
+        specifics = keep * specifics + (1.0 - keep) * (specific_gain @ gain @ views.values)
+    left = factor_covariance - factor_covariance @ a.T @ gain @ a @ factor_covariance
+    pure = scenario.body.propagation == "conditional" and scenario.body.damping == 0.0
+    stated_issuers = len({int(model.issuers[i]) for i in np.flatnonzero(specifics)})
+    return Shock(
+        scenario=scenario,
+        model=model,
+        views=views,
+        factors=factors,
+        specifics=specifics,
+        open_factors=(left + left.T) / 2.0,
+        gain=gain,
+        distance_squared=_distance_squared(model, factors, specifics, views.years, scenario.id),
+        views_counted=len(views.values) if pure else len(model.factors) + stated_issuers,
+        condition=condition,
+    )
+
+
+def _distance_squared(
+    model: RiskModel,
+    factors: Float[np.ndarray, " n_factors"],
+    specifics: Float[np.ndarray, " n_securities"],
+    years: float,
+    scenario_id: str,
+) -> float:
+    """``f' F_h^-1 f + sum over issuers of e^2 / d_h``."""
+    covariance = model.factor_covariance * years
+    solution = np.linalg.lstsq(covariance, factors, rcond=None)[0]
+    missed = np.abs(covariance @ solution - factors).max(initial=0.0)
+    _, first = np.unique(model.issuers, return_index=True)
+    moved = first[specifics[first] != 0.0]
+    variance = model.specific_variance[moved] * years
+    if missed > 1e-8 or (variance <= 0.0).any():
+        raise ConfigurationError([f"scenario {scenario_id}: it moves what has no risk in the model; drop that view"])
+    return float(factors @ solution + (specifics[moved] ** 2 / variance).sum())

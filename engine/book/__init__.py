@@ -1,0 +1,1 @@
+"""One book from before to after: measured against its mandate, rebalanced, certified."""

@@ -1,0 +1,166 @@
+"""The rebalance program in cvxpy, compiled once for each shape (DPP), solved by Clarabel or PIQP."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import cvxpy as cp
+import numpy as np
+from jaxtyping import Float
+
+from engine.rebalance.problem import BUDGET, TURNOVER, Problem
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """How to solve.
+
+    Args:
+        solver: ``CLARABEL`` or ``PIQP``.
+        scale: Factor on the objective, so that its size suits the solver's tolerances.
+        unit: Size of a trade of 1 in the program, fraction of NAV.
+        margin: Subtracted from every bound: an answer inside the limits, not on them.
+        tolerance: Of the solver, absolute and relative.
+    """
+
+    solver: str
+    scale: float = 1.0
+    unit: float = 1.0
+    margin: float = 0.0
+    tolerance: float = 1e-10
+
+
+@dataclass(frozen=True, slots=True)
+class RawAnswer:
+    """What a solver returned; nothing here is evidence.
+
+    Args:
+        weights: ``x``, or None when the solver gave none.
+        duals: Non-negative multiplier by limit id.
+        excess: Smallest common violation, of the elastic form; 0 otherwise.
+        solver: Name.
+        status: The solver's own word.
+        iterations: Count.
+    """
+
+    weights: Float[np.ndarray, " n_names"] | None
+    duals: dict[str, float]
+    excess: float
+    solver: str
+    status: str
+    iterations: int
+
+
+class RebalanceProgram:
+    """One compiled shape: (names, risk columns, rows), in trades ``z = (x - x0) / unit``.
+
+    Trades, not weights, are the variables: a tracker whose trades are a millionth of NAV is
+    then as well scaled as a book that turns over a third.
+
+    The elastic form gives every row and the turnover cap the same slack and minimises it
+    instead of the objective: its answer is the smallest common violation, its multipliers
+    the material of an infeasibility proof. It is compiled on first need.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        n, k, m = shape
+        self.z, self.t, self.y = cp.Variable(n), cp.Variable(n), cp.Variable(k)
+        self.excess = cp.Variable(nonneg=True)
+        self.root, self.root_b = cp.Parameter((k, n)), cp.Parameter(k)
+        self.sd, self.sd_b = cp.Parameter(n, nonneg=True), cp.Parameter(n)
+        self.linear_costs = cp.Parameter(n, nonneg=True)
+        self.costs = cp.Parameter(n, nonneg=True)
+        self.lower, self.upper = cp.Parameter(n), cp.Parameter(n)
+        self.rows, self.bounds = cp.Parameter((m, n)), cp.Parameter(m)
+        self.spendable, self.turnover = cp.Parameter(), cp.Parameter()
+        objective = (
+            cp.sum_squares(self.y) / 2.0
+            + cp.sum_squares(cp.multiply(self.sd, self.z) - self.sd_b) / 2.0
+            + self.linear_costs @ self.t
+        )
+        self.limits = self._limits(0.0)
+        link = [self.y == self.root @ self.z - self.root_b]
+        self.problem = cp.Problem(cp.Minimize(objective), [*self.limits, *self._box(), *link])
+        self.elastic_limits = self._limits(self.excess)
+        self.elastic = cp.Problem(cp.Minimize(self.excess), [*self.elastic_limits, *self._box()])
+
+    def _limits(self, slack: Any) -> list[Any]:
+        spent = cp.sum(self.z) + self.costs @ self.t
+        return [
+            spent <= self.spendable + slack,
+            self.rows @ self.z <= self.bounds + slack,
+            cp.sum(self.t) <= self.turnover + slack,
+        ]
+
+    def _box(self) -> list[Any]:
+        return [
+            self.z >= self.lower,
+            self.z <= self.upper,
+            self.t >= self.z,
+            self.t >= -self.z,
+        ]
+
+    def solve(self, problem: Problem, attempt: Attempt, *, elastic: bool = False) -> RawAnswer:
+        """Solve one problem of this shape.
+
+        Args:
+            problem: The numbers.
+            attempt: Solver, scaling, margin, tolerance.
+            elastic: Minimise the common violation instead.
+        """
+        solver, scale, unit = attempt.solver, attempt.scale, attempt.unit
+        self._load(problem, scale, unit, attempt.margin)
+        which, limits = (self.elastic, self.elastic_limits) if elastic else (self.problem, self.limits)
+        with warnings.catch_warnings():
+            # An inaccurate answer is judged by the certificate, not by a warning.
+            warnings.simplefilter("ignore", UserWarning)
+            try:
+                which.solve(solver=solver, **_options(solver, attempt.tolerance))
+            except (cp.error.SolverError, ValueError, ZeroDivisionError) as error:
+                return RawAnswer(None, {}, 0.0, solver, f"failed: {error}"[:80], 0)
+        weights = None if self.z.value is None else problem.start + unit * np.asarray(self.z.value, dtype=np.float64)
+        steps = getattr(which.solver_stats, "num_iters", None)
+        duals = {} if limits[0].dual_value is None else self._duals(problem, limits, 1.0 if elastic else scale * unit)
+        slack = unit * float(self.excess.value) if elastic and self.excess.value is not None else 0.0
+        return RawAnswer(weights, duals, slack, solver, str(which.status), int(steps or 0))
+
+    def _load(self, problem: Problem, scale: float, unit: float, margin: float) -> None:
+        factor = np.sqrt(problem.aversion * scale)
+        root = problem.root.T * factor
+        sd = np.sqrt(problem.specific) * factor
+        gap = problem.benchmark - problem.start
+        self.root.value, self.root_b.value = root * unit, root @ gap
+        self.sd.value, self.sd_b.value = sd * unit, sd * gap
+        self.linear_costs.value = problem.costs * (scale * unit / problem.years)
+        self.costs.value = problem.costs
+        self.lower.value = (problem.lower - problem.start) / unit
+        self.upper.value = (problem.upper - problem.start) / unit
+        self.rows.value = problem.rows
+        self.bounds.value = (problem.bounds - margin - problem.rows @ problem.start) / unit
+        self.spendable.value = (problem.spendable - margin - float(problem.start.sum())) / unit
+        self.turnover.value = max(problem.turnover - margin, 0.0) / unit
+
+    def _duals(self, problem: Problem, limits: list[Any], scale: float) -> dict[str, float]:
+        budget, rows, turnover = (np.atleast_1d(np.asarray(limit.dual_value, dtype=np.float64)) for limit in limits)
+        found = {BUDGET: budget[0], TURNOVER: turnover[0], **dict(zip(problem.row_ids, rows, strict=True))}
+        # Signs of dual values have changed between versions of cvxpy; a multiplier of a <= row is >= 0.
+        return {name: abs(float(value)) / scale for name, value in found.items()}
+
+
+def shape_of(problem: Problem) -> Shape:
+    """The shape that decides which compiled program fits."""
+    return len(problem.names), problem.root.shape[1], len(problem.row_ids)
+
+
+def _options(solver: str, tolerance: float) -> dict[str, float | int]:
+    if solver == "PIQP":
+        return {"eps_abs": tolerance, "eps_rel": tolerance, "max_iter": 250}
+    return {
+        "tol_gap_abs": tolerance,
+        "tol_gap_rel": tolerance,
+        "tol_feas": tolerance,
+        "max_iter": 200,
+        "max_threads": 1,
+    }

@@ -1,0 +1,134 @@
+"""Climbs the ladder of solvers until an answer is certified, or proves that there is none."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float
+
+from engine.rebalance.certificate import Claim, Verdict
+from engine.rebalance.problem import Problem
+from engine.rebalance.rebalance_program import Attempt, RawAnswer, RebalanceProgram, Shape, shape_of
+
+DUST: Final = 1e-9
+"""Trades below this fraction of NAV are not trades; the weight stays where it was."""
+
+SMALLEST_UNIT: Final = 1e-6
+SMALLEST_OBJECTIVE: Final = 1e-10
+
+Judge = Callable[[Claim], Verdict]
+Refute = Callable[[Claim], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One step of the ladder.
+
+    Args:
+        solver: Who solves.
+        rescaled: Scale the objective to 1 and the largest trade to 1 by the answer before.
+        margin: Keep this far inside every limit.
+    """
+
+    solver: str
+    rescaled: bool
+    margin: float
+
+
+MARGIN: Final = 1e-10
+"""Keeps an answer inside its limits although the solver is only nearly exact."""
+
+LADDER: Final = (
+    Rung("CLARABEL", rescaled=False, margin=MARGIN),
+    Rung("CLARABEL", rescaled=True, margin=MARGIN),
+    Rung("CLARABEL", rescaled=True, margin=0.0),
+    Rung("PIQP", rescaled=True, margin=0.0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A certified answer, a proof that there is none, or neither.
+
+    Args:
+        status: ``certified``, ``infeasible`` or ``held``.
+        weights: Weights after, on the problem's names; today's unless certified.
+        duals: Multiplier by limit id, of the certified answer or of the proof.
+        verdict: Of the best answer tried; None when no solver gave one.
+        conflict: Proven smallest common violation when infeasible.
+        solver: Who gave the answer.
+        rung: Step of the ladder, from 0.
+        iterations: Of that solver.
+    """
+
+    status: str
+    weights: Float[np.ndarray, " n_names"]
+    duals: dict[str, float]
+    verdict: Verdict | None
+    conflict: float
+    solver: str
+    rung: int
+    iterations: int
+
+
+@dataclass(slots=True)
+class Programs:
+    """Compiled programs by shape, for the life of one chunk."""
+
+    by_shape: dict[Shape, RebalanceProgram] = field(default_factory=dict)
+
+    def fit(self, problem: Problem) -> RebalanceProgram:
+        """The program of the problem's shape, compiled on first need."""
+        shape = shape_of(problem)
+        if shape not in self.by_shape:
+            self.by_shape[shape] = RebalanceProgram(shape)
+        return self.by_shape[shape]
+
+
+def solve_problem(problem: Problem, programs: Programs, *, judge: Judge, refute: Refute) -> Answer:
+    """Solve, repair, certify; climb until certified, else prove infeasible, else hold.
+
+    Args:
+        problem: One book's program.
+        programs: Compiled programs to reuse.
+        judge: The certificate, bound to the book's input data.
+        refute: The infeasibility proof, bound to the same.
+    """
+    program = programs.fit(problem)
+    scale, unit = 1.0, 1.0
+    nearest: Verdict | None = None
+    last = RawAnswer(None, {}, 0.0, LADDER[0].solver, "not run", 0)
+    for number, rung in enumerate(LADDER):
+        sizes = (scale, unit) if rung.rescaled else (1.0, 1.0)
+        last = program.solve(problem, Attempt(rung.solver, *sizes, margin=rung.margin))
+        if last.weights is None or not np.isfinite(last.weights).all():
+            continue
+        for weights in repairs(problem, last.weights):
+            verdict = judge(Claim(dict(zip(problem.names.labels, weights.tolist(), strict=True)), last.duals))
+            if verdict.accepted:
+                return Answer("certified", weights, last.duals, verdict, 0.0, last.solver, number, last.iterations)
+        if nearest is None or verdict.relative_gap < nearest.relative_gap:
+            nearest = verdict
+        unit = float(np.clip(np.abs(weights - problem.start).max(initial=0.0), SMALLEST_UNIT, 1.0))
+        scale = 1.0 / max(verdict.objective, SMALLEST_OBJECTIVE)
+    held = Answer("held", problem.start, {}, nearest, 0.0, last.solver, len(LADDER) - 1, last.iterations)
+    elastic = program.solve(problem, Attempt("CLARABEL"), elastic=True)
+    if elastic.weights is None:
+        return held
+    conflict = refute(Claim(dict(zip(problem.names.labels, problem.start.tolist(), strict=True)), elastic.duals))
+    if conflict > 0.0:
+        return replace(held, status="infeasible", duals=elastic.duals, conflict=conflict, solver=elastic.solver)
+    return held
+
+
+def repairs(problem: Problem, weights: Float[np.ndarray, " n_names"]) -> list[Float[np.ndarray, " n_names"]]:
+    """The solver's weights as they could be written: inside their bounds, first without dust.
+
+    Leaving dust where it was moves the sums by up to its size a name, which can cost the
+    last digit of a binding limit; the second candidate keeps it.
+    """
+    inside = np.clip(weights, problem.lower, problem.upper)
+    allowed = (problem.start >= problem.lower) & (problem.start <= problem.upper)
+    stays = (np.abs(inside - problem.start) <= DUST) & allowed
+    return [np.where(stays, problem.start, inside), inside]

@@ -1,0 +1,1 @@
+"""The public verbs: read with the store, one pure verb, a value to print or write."""

@@ -1,0 +1,117 @@
+"""``calibrate_model`` and ``backtest``: prices become a model, and a model meets a day."""
+
+import datetime as dt
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import engine
+from engine.curve.universe import Universe, build_universe, read_settings, replace_baskets
+from engine.errors import InputFileError
+from engine.risk.calibration import Calibration, calibrate
+from engine.store.files import Source, decode_table, read_source
+from engine.store.universes import find_universe, read_universe
+from engine.stress.backtest import Backtest, backtest_event
+
+
+@dataclass(frozen=True, slots=True)
+class CalibratedModel:
+    """A calibration and the card that goes with its tables.
+
+    Args:
+        calibration: Model, curve, panels, notices.
+        card: What ``model.json`` says besides the hashes of the tables.
+    """
+
+    calibration: Calibration
+    card: dict[str, Any]
+
+
+def calibrate_model(
+    prices: str,
+    *,
+    universe: str = "ai_curve",
+    securities: str | None = None,
+    baskets: str | None = None,
+    as_of: dt.date | None = None,
+) -> CalibratedModel:
+    """Calibrate a risk model from a price file.
+
+    Args:
+        prices: Parquet or CSV file of the table ``prices``.
+        universe: Bundled name or folder, for tiers and settings.
+        securities: File to use instead of the universe's securities.
+        baskets: CSV (tier, security_id) to use instead of the universe's core names.
+        as_of: Calibration date; the latest date of the prices when None.
+
+    Raises:
+        EngineError: a leaf that names the file at fault and the remedy.
+    """
+    checked, price_source, sources = _inputs(prices, universe, securities, baskets)
+    frame = decode_table(price_source, "prices")
+    if as_of is None and "date" in frame.columns:
+        as_of = frame["date"].max()  # type: ignore[assignment]
+    result = calibrate(frame, checked, as_of=as_of or dt.date.max, source=str(price_source.path))
+    model = result.model
+    card = {
+        "format": 1,
+        "engine_version": engine.__version__,
+        "universe": checked.settings.id,
+        "as_of": model.as_of.isoformat(),
+        "first_date": result.panel.dates[0].isoformat(),
+        "days": len(result.panel.dates),
+        "securities": len(model.securities),
+        "factors": list(model.factors.labels),
+        "settings": checked.settings.calibration.model_dump(),
+        "tails": asdict(model.tails),
+        "prior_variance": dict(zip(model.factors.labels, map(float, result.exposures.prior_variance), strict=True)),
+        "inputs": {source.name: source.sha256 for source in sources},
+    }
+    return CalibratedModel(result, card)
+
+
+def backtest(
+    prices: str,
+    event_date: dt.date,
+    *,
+    universe: str = "ai_curve",
+    securities: str | None = None,
+    baskets: str | None = None,
+    band: float | None = None,
+) -> Backtest:
+    """Score the model of the day before an event on the event.
+
+    Args:
+        prices: Parquet or CSV file of the table ``prices``.
+        event_date: The day to score.
+        universe: Bundled name or folder, for tiers and settings.
+        securities: File to use instead of the universe's securities.
+        baskets: CSV (tier, security_id) to use instead of the universe's core names.
+        band: Probability of the bands; the universe's when None.
+
+    Raises:
+        EngineError: a leaf that names the file at fault and the remedy.
+    """
+    checked, price_source, _ = _inputs(prices, universe, securities, baskets)
+    frame = decode_table(price_source, "prices")
+    level = band if band is not None else checked.settings.stress.band
+    return backtest_event(frame, checked, event_date=event_date, band=level, source=str(price_source.path))
+
+
+def _inputs(
+    prices: str, universe: str, securities: str | None, baskets: str | None
+) -> tuple[Universe, Source, list[Source]]:
+    root = find_universe(universe)
+    overrides = {"securities": Path(securities)} if securities is not None else {}
+    folder = read_universe(root, overrides, only=("securities",))
+    if "securities" not in folder.tables:
+        raise InputFileError(f"securities: universe {root} has none; add it or give --securities")
+    settings = read_settings(folder.texts["universe.yaml"], "universe.yaml")
+    sources = [folder.sources["universe.yaml"], folder.sources["securities"]]
+    if baskets is not None:
+        source = read_source(Path(baskets), "baskets")
+        settings = replace_baskets(settings, decode_table(source, "baskets"), str(source.path))
+        sources.append(source)
+    checked = build_universe(settings, folder.tables["securities"], str(folder.sources["securities"].path))
+    price_source = read_source(Path(prices), "prices")
+    return checked, price_source, [price_source, *sources]

@@ -1,0 +1,169 @@
+"""``load_universe``: a folder becomes everything that the other verbs need."""
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import polars as pl
+
+from engine.curve.tiers import Curve
+from engine.curve.universe import Universe, build_universe, read_settings
+from engine.documents import suggestion
+from engine.errors import ConfigurationError, InputFileError, ModelError
+from engine.mandates.mandate import Mandate, read_mandates
+from engine.risk.model import RiskModel
+from engine.risk.tails import Tails
+from engine.scenarios.library import ScenarioLibrary, read_library
+from engine.store.files import Source
+from engine.store.universes import find_universe, read_model, read_universe
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedUniverse:
+    """A universe with its model, scenarios, mandates and books, checked and ready.
+
+    Args:
+        universe: Settings, securities, declared memberships.
+        model: Risk model.
+        curve: Tiers and memberships of the model.
+        library: Scenarios.
+        mandates: By id.
+        holdings: Table ``holdings`` as read.
+        portfolios: Table ``portfolios`` as read.
+        benchmarks: Table ``benchmarks`` as read, without rows where there is none.
+        as_of: Date of the holdings to use; the latest when None.
+        sources: Every file read.
+    """
+
+    universe: Universe
+    model: RiskModel
+    curve: Curve
+    library: ScenarioLibrary
+    mandates: Mapping[str, Mandate]
+    holdings: pl.DataFrame
+    portfolios: pl.DataFrame
+    benchmarks: pl.DataFrame
+    as_of: dt.date | None
+    sources: tuple[Source, ...]
+
+    @property
+    def vocabulary(self) -> dict[str, tuple[str, ...]]:
+        """The names that scenarios may use, by kind."""
+        return scenario_vocabulary(self.model, self.curve)
+
+    def only(self, portfolios: Sequence[str]) -> "LoadedUniverse":
+        """The same with just the named books and their parents; all of it when none is named.
+
+        Raises:
+            ConfigurationError: a name that the table ``portfolios`` does not have.
+        """
+        if not portfolios:
+            return self
+        parent = dict(self.portfolios.select("portfolio_id", "parent_id").iter_rows())
+        if unknown := [name for name in portfolios if name not in parent]:
+            faults = [f"unknown portfolio {name!r}{suggestion(name, sorted(parent))}" for name in unknown]
+            raise ConfigurationError(faults)
+        kept = set(portfolios)
+        for name in portfolios:
+            above = parent[name]
+            while above is not None and above not in kept:
+                kept.add(above)
+                above = parent.get(above)
+        return replace(
+            self,
+            portfolios=self.portfolios.filter(pl.col("portfolio_id").is_in(sorted(kept))),
+            holdings=self.holdings.filter(pl.col("portfolio_id").is_in(sorted(portfolios))),
+        )
+
+
+def load_universe(
+    universe: str = "ai_curve",
+    *,
+    holdings: str | None = None,
+    portfolios: str | None = None,
+    as_of: dt.date | None = None,
+) -> LoadedUniverse:
+    """Read and check a universe.
+
+    Args:
+        universe: Name of a bundled universe, or the path of a folder like it.
+        holdings: Parquet or CSV file to use instead of the universe's holdings.
+        portfolios: File to use instead of the universe's portfolios.
+        as_of: Date of the holdings; the latest when None.
+
+    Raises:
+        EngineError: a leaf that names the file at fault and the remedy.
+    """
+    root = find_universe(universe)
+    given = {"holdings": holdings, "portfolios": portfolios}
+    folder = read_universe(root, {name: Path(path) for name, path in given.items() if path is not None})
+    for table in ("securities", "portfolios", "holdings"):
+        if table not in folder.tables:
+            raise InputFileError(f"{table}: universe {root} has none; add it or give --{table}")
+    settings = read_settings(folder.texts["universe.yaml"], "universe.yaml")
+    checked = build_universe(settings, folder.tables["securities"], str(folder.sources["securities"].path))
+    model, curve, model_sources = load_model(root / "model")
+    if missing := [tier for tier in settings.tier_ids if tier not in curve.tiers]:
+        raise ModelError(f"model: it has no tier {', '.join(missing)} of universe.yaml; run engine calibrate again")
+    library = read_library(folder.folder_texts("scenarios"), scenario_vocabulary(model, curve))
+    mandates = read_mandates(
+        folder.folder_texts("mandates"),
+        {
+            "scenario": tuple(sorted({*library.scenarios, *library.refused})),
+            "bucket": curve.buckets.labels,
+            "security": tuple(sorted({*model.securities.labels, *checked.securities["security_id"].to_list()})),
+        },
+    )
+    _refuse_unknown_mandates(folder.tables["portfolios"], mandates)
+    return LoadedUniverse(
+        universe=checked,
+        model=model,
+        curve=curve,
+        library=library,
+        mandates=mandates,
+        holdings=folder.tables["holdings"],
+        portfolios=folder.tables["portfolios"],
+        benchmarks=folder.tables.get("benchmarks", pl.DataFrame()),
+        as_of=as_of,
+        sources=(*folder.sources.values(), *model_sources.values()),
+    )
+
+
+def load_model(root: Path) -> tuple[RiskModel, Curve, dict[str, Source]]:
+    """The risk model and curve in a folder that ``engine calibrate`` wrote.
+
+    Raises:
+        InputFileError, ContractError, AlignmentError, ModelError: as the file at fault needs.
+    """
+    card, tables, sources = read_model(root)
+    try:
+        as_of = dt.date.fromisoformat(card["as_of"])
+        factors = tuple(map(str, card["factors"]))
+        tails = Tails(**{name: float(value) for name, value in card["tails"].items()})
+    except (KeyError, TypeError, ValueError):
+        raise ModelError(
+            f"{root / 'model.json'}: as_of, factors or tails are missing; run engine calibrate again"
+        ) from None
+    numbers = {name: tables[name] for name in ("exposures", "factor_covariance", "specific_risk", "factor_returns")}
+    model = RiskModel.from_frames(numbers, as_of=as_of, factors=factors, tails=tails, source=str(root))
+    curve = Curve.from_frames(tables["tiers"], tables["memberships"], str(root))
+    if absent := model.factors.missing(curve.tiers.labels):
+        raise ModelError(f"{root}: tiers {', '.join(absent)} have no factor; run engine calibrate again")
+    return model, curve, sources
+
+
+def scenario_vocabulary(model: RiskModel, curve: Curve) -> dict[str, tuple[str, ...]]:
+    """The names that scenarios may use, by kind."""
+    return {"factor": model.factors.labels, "tier": curve.tiers.labels, "security": model.securities.labels}
+
+
+def _refuse_unknown_mandates(portfolios: pl.DataFrame, mandates: Mapping[str, Mandate]) -> None:
+    if "mandate_id" not in portfolios.columns:
+        return
+    named = sorted({str(name) for name in portfolios["mandate_id"].drop_nulls().to_list()})
+    if unknown := [name for name in named if name not in mandates]:
+        known = sorted(mandates)
+        raise ConfigurationError(
+            [f"portfolios: unknown mandate_id {name!r}{suggestion(name, known)}" for name in unknown]
+        )

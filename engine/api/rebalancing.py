@@ -1,0 +1,83 @@
+"""``rebalance_portfolios``: every book of a universe inside its limits at the least cost."""
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from engine.api.loading import LoadedUniverse
+from engine.api.stressing import pick_scenarios
+from engine.book.chunk import Task, rebalance_chunk
+from engine.errors import ConfigurationError, DataError
+from engine.intake import Notice
+from engine.risk.portfolios import weigh_holdings
+from engine.stress.propagation import Shock, propagate
+
+
+@dataclass(frozen=True, slots=True)
+class RebalanceResult:
+    """Every table of a rebalance, before and after.
+
+    Args:
+        as_of: Date of the holdings.
+        tables: Output tables by contract name.
+        refused: Faults of scenarios that could not run.
+        notices: What was noticed in the inputs.
+    """
+
+    as_of: dt.date
+    tables: Mapping[str, pl.DataFrame]
+    refused: tuple[str, ...]
+    notices: tuple[Notice, ...]
+
+
+def rebalance_portfolios(
+    loaded: LoadedUniverse, scenarios: Sequence[str] = (), *, only: Sequence[str] = ()
+) -> RebalanceResult:
+    """Rebalance the books of a universe under their mandates.
+
+    Args:
+        loaded: From ``load_universe``.
+        scenarios: Ids to report besides those that mandates budget.
+        only: Portfolio ids; all books when empty.
+
+    Returns:
+        The tables of DESIGN 5 that a rebalance fills; every answer that moves a book is certified.
+
+    Raises:
+        ConfigurationError: an unknown portfolio or scenario, or none that can run.
+        DataError: no book can be measured.
+    """
+    books = loaded.only(only)
+    budgeted = {budget.scenario for mandate in loaded.mandates.values() for budget in mandate.limits.stress}
+    wanted = sorted({*scenarios, *budgeted, loaded.universe.settings.stress.scenario})
+    chosen, refused = pick_scenarios(loaded, wanted, {})
+    portfolios, notices = weigh_holdings(
+        books.holdings,
+        books.portfolios,
+        model=loaded.model,
+        curve=loaded.curve,
+        universe=loaded.universe,
+        as_of=loaded.as_of,
+    )
+    if not len(portfolios.ids):
+        faults = "\n".join(f"  - {n.portfolio_id}: {n.message}" for n in notices if n.severity == "quarantine")
+        raise DataError(f"holdings: no book can be measured\n{faults}")
+    shocks: list[Shock] = []
+    for scenario in chosen:
+        try:
+            shocks.append(propagate(scenario, portfolios.model, loaded.curve))
+        except ConfigurationError as error:
+            refused += error.faults
+    task = Task(
+        curve=loaded.curve,
+        mandates=loaded.mandates,
+        securities=loaded.universe.securities,
+        benchmarks=loaded.benchmarks,
+        shocks=tuple(shocks),
+        band=loaded.universe.settings.stress.band,
+        notices=notices,
+    )
+    tables = rebalance_chunk(portfolios, task)
+    return RebalanceResult(portfolios.as_of, tables, tuple(refused), notices)

@@ -1,0 +1,113 @@
+"""``stress_portfolios``: every book of a universe under scenarios."""
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from engine.api.loading import LoadedUniverse
+from engine.book.assess import Yardstick, assess, summarise
+from engine.errors import ConfigurationError, DataError
+from engine.intake import Notice, notices_frame
+from engine.risk.portfolios import weigh_holdings
+from engine.scenarios.scenario import Scenario, read_scenario
+from engine.stress.plausibility import summarise_scenarios
+from engine.stress.propagation import Shock, propagate
+
+
+@dataclass(frozen=True, slots=True)
+class StressResult:
+    """Losses of every sound book and parent, and what had to be left out.
+
+    Args:
+        as_of: Date of the holdings.
+        tables: Output tables by contract name.
+        refused: Faults of scenarios that could not run while others did.
+        notices: What was noticed in the inputs.
+    """
+
+    as_of: dt.date
+    tables: Mapping[str, pl.DataFrame]
+    refused: tuple[str, ...]
+    notices: tuple[Notice, ...]
+
+
+def stress_portfolios(
+    loaded: LoadedUniverse,
+    scenarios: Sequence[str] = (),
+    *,
+    texts: Mapping[str, str] | None = None,
+    band: float | None = None,
+) -> StressResult:
+    """Stress the books of a universe.
+
+    Args:
+        loaded: From ``load_universe``.
+        scenarios: Ids of the library; the universe's default when neither they nor texts are given.
+        texts: Further scenarios, file name to YAML text.
+        band: Probability of the loss band; the universe's when None.
+
+    Returns:
+        ``portfolio_summary``, ``portfolio_exposures``, ``stress`` and its cuts, ``shocks``,
+        ``scenario_summary``, ``exceptions``.
+
+    Raises:
+        ConfigurationError: no scenario can run.
+        DataError: no book can be measured.
+    """
+    chosen, refused = pick_scenarios(loaded, scenarios, texts or {})
+    portfolios, notices = weigh_holdings(
+        loaded.holdings,
+        loaded.portfolios,
+        model=loaded.model,
+        curve=loaded.curve,
+        universe=loaded.universe,
+        as_of=loaded.as_of,
+    )
+    if not len(portfolios.ids):
+        faults = "\n".join(f"  - {n.portfolio_id}: {n.message}" for n in notices if n.severity == "quarantine")
+        raise DataError(f"holdings: no book can be measured\n{faults}")
+    shocks: list[Shock] = []
+    for scenario in chosen:
+        try:
+            shocks.append(propagate(scenario, portfolios.model, loaded.curve))
+        except ConfigurationError as error:
+            refused += error.faults
+    if not shocks:
+        raise ConfigurationError(refused)
+    level = band if band is not None else loaded.universe.settings.stress.band
+    yardstick = Yardstick(loaded.curve, loaded.mandates, {}, level)
+    tables = assess(portfolios, shocks, yardstick, stage="before")
+    tables["portfolio_summary"] = summarise(portfolios, stage="before", status={})
+    tables["shocks"] = pl.concat([shock.frame for shock in shocks]).sort("scenario_id", "security_id")
+    tables["scenario_summary"] = summarise_scenarios(shocks)
+    tables["exceptions"] = notices_frame(notices)
+    return StressResult(portfolios.as_of, tables, tuple(refused), notices)
+
+
+def pick_scenarios(
+    loaded: LoadedUniverse, ids: Sequence[str], texts: Mapping[str, str]
+) -> tuple[list[Scenario], list[str]]:
+    """Scenarios by id and from texts, and the faults of those that cannot be read."""
+    scenarios: dict[str, Scenario] = {}
+    refused: list[str] = []
+    for name, text in texts.items():
+        try:
+            scenario = read_scenario(text, name, loaded.vocabulary)
+        except ConfigurationError as error:
+            refused += error.faults
+            continue
+        if scenario.id in scenarios:
+            refused.append(f"{name}:1:1: a second scenario {scenario.id!r}; give it another id")
+        scenarios.setdefault(scenario.id, scenario)
+    if ids or not texts:
+        picked, faults = loaded.library.pick(ids or [loaded.universe.settings.stress.scenario])
+        refused += faults
+        for scenario in picked:
+            if scenario.id in scenarios:
+                refused.append(f"scenario {scenario.id!r} is given as a file and by name; keep one")
+            scenarios.setdefault(scenario.id, scenario)
+    if not scenarios:
+        raise ConfigurationError(refused)
+    return list(scenarios.values()), refused

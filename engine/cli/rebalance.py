@@ -1,0 +1,84 @@
+"""``engine rebalance``."""
+
+import datetime as dt
+from pathlib import Path
+
+import click
+
+from engine.api.loading import load_universe
+from engine.api.rebalancing import RebalanceResult, rebalance_portfolios
+from engine.cli.options import MarketDate, format_option, print_csv, print_json, quiet_option, universe_option, warn
+from engine.desk.terminal import console, show_rebalance, show_trades
+from engine.errors import EXIT_BREACH, EXIT_OK, EXIT_PARTIAL
+from engine.store.runs import Run, write_adhoc
+
+
+@click.command()
+@click.option("--scenario", "scenarios", multiple=True, help="Report this scenario too; may be repeated.")
+@universe_option
+@click.option("--holdings", type=click.Path(), help="Holdings to use instead of the universe's (Parquet or CSV).")
+@click.option("--portfolios", type=click.Path(), help="Portfolios to use instead of the universe's.")
+@click.option("--portfolio", "only", multiple=True, help="Just this book; may be repeated.")
+@click.option("--as-of", type=MarketDate(), help="Date of the holdings; the latest when not given.")
+@click.option("--detail", is_flag=True, help="Also the ten largest trades of each book, each with its reason.")
+@click.option("--out", type=click.Path(), default="out", show_default=True, help="Folder of all runs.")
+@click.option("--fail-on-breach", is_flag=True, help="Exit 1 when a breach stays, or a book is held or set aside.")
+@format_option("table", "json", "csv")
+@quiet_option
+def command(
+    scenarios: tuple[str, ...],
+    universe: str,
+    holdings: str | None,
+    portfolios: str | None,
+    only: tuple[str, ...],
+    as_of: dt.date | None,
+    detail: bool,
+    out: str,
+    fail_on_breach: bool,
+    form: str,
+    quiet: bool,
+) -> int:
+    """Bring books inside their limits at the least cost, each answer certified.
+
+    Writes every table, before and after, with a manifest below OUT/adhoc/ and prints what
+    changed. With --format csv the trades go to stdout.
+    """
+    loaded = load_universe(universe, holdings=holdings, portfolios=portfolios, as_of=as_of).only(only)
+    result = rebalance_portfolios(loaded, scenarios)
+    warn(result.notices, result.refused, quiet=quiet)
+    counts = _counts(result)
+    left = Run(
+        as_of=result.as_of,
+        command="rebalance",
+        tables=result.tables,
+        inputs=loaded.sources,
+        configuration={"universe": loaded.universe.settings.model_dump(mode="json"), "portfolios": list(only)},
+        summary={"books_by_status": counts},
+    )
+    run = write_adhoc(Path(out), left)
+    if form == "json":
+        names = ["portfolio_summary", "stress", "limits", "certificates", "trades", "exceptions"]
+        tables = {name: result.tables[name].to_dicts() for name in names}
+        print_json({"run": str(run), "books_by_status": counts, **tables, "refused": list(result.refused)})
+    elif form == "csv":
+        print_csv(result.tables["trades"])
+    else:
+        screen = console()
+        show_rebalance(screen, result.tables, loaded.universe.settings.stress.scenario)
+        if detail:
+            show_trades(screen, result.tables)
+        click.echo(f"written: {run}")
+    troubled = _breach_stays(result) or any(counts.get(state) for state in ("held", "quarantined", "infeasible"))
+    if fail_on_breach and troubled:
+        return EXIT_BREACH
+    return EXIT_PARTIAL if result.refused else EXIT_OK
+
+
+def _counts(result: RebalanceResult) -> dict[str, int]:
+    summary = result.tables["portfolio_summary"]
+    states = summary["status"].filter(summary["stage"] == "after").to_list()
+    return {state: states.count(state) for state in sorted(set(states))}
+
+
+def _breach_stays(result: RebalanceResult) -> bool:
+    return bool(result.tables["limits"]["breach"].any())

@@ -1,0 +1,98 @@
+"""``engine stress``."""
+
+import datetime as dt
+from pathlib import Path
+
+import click
+
+from engine.api.loading import LoadedUniverse, load_universe
+from engine.api.stressing import StressResult, stress_portfolios
+from engine.cli.options import (
+    MarketDate,
+    format_option,
+    print_csv,
+    print_json,
+    quiet_option,
+    universe_option,
+    warn,
+)
+from engine.desk.terminal import console, show_detail, show_stress
+from engine.errors import EXIT_BREACH, EXIT_OK, EXIT_PARTIAL
+from engine.store.files import decode_text, read_source
+
+
+@click.command()
+@click.option("--scenario", "scenarios", multiple=True, help="Id of the library, or a YAML file; may be repeated.")
+@universe_option
+@click.option("--holdings", type=click.Path(), help="Holdings to use instead of the universe's (Parquet or CSV).")
+@click.option("--portfolios", type=click.Path(), help="Portfolios to use instead of the universe's.")
+@click.option("--portfolio", "only", multiple=True, help="Just this book; may be repeated.")
+@click.option("--as-of", type=MarketDate(), help="Date of the holdings; the latest when not given.")
+@click.option("--detail", is_flag=True, help="Also the ten names that cost each book most.")
+@click.option("--out", type=click.Path(), help="Also write the tables below this folder.")
+@click.option("--fail-on-breach", is_flag=True, help="Exit 1 when a budget is breached or a book set aside.")
+@format_option("table", "json", "csv")
+@quiet_option
+def command(
+    scenarios: tuple[str, ...],
+    universe: str,
+    holdings: str | None,
+    portfolios: str | None,
+    only: tuple[str, ...],
+    as_of: dt.date | None,
+    detail: bool,
+    out: str | None,
+    fail_on_breach: bool,
+    form: str,
+    quiet: bool,
+) -> int:
+    """Stress the books under scenarios and print what they lose.
+
+    Without options: the bundled books under the universe's default scenario, deepseek.
+    """
+    loaded = load_universe(universe, holdings=holdings, portfolios=portfolios, as_of=as_of).only(only)
+    files = {name: Path(name) for name in scenarios if name.endswith((".yaml", ".yml"))}
+    texts = {name: decode_text(read_source(path, name)) for name, path in files.items()}
+    result = stress_portfolios(loaded, [name for name in scenarios if name not in files], texts=texts)
+    warn(result.notices, result.refused, quiet=quiet)
+    if out is not None:
+        click.echo(f"written: {_write(Path(out), loaded, result, texts)}", err=True)
+    if form == "json":
+        print_json(_document(loaded, result, detail=detail))
+    elif form == "csv":
+        print_csv(result.tables["stress"])
+    else:
+        screen = console()
+        show_stress(screen, result.tables, loaded.curve.buckets.labels)
+        if detail:
+            show_detail(screen, result.tables)
+    troubled = result.tables["stress"]["breach"].any() or any(n.severity == "quarantine" for n in result.notices)
+    if fail_on_breach and troubled:
+        return EXIT_BREACH
+    return EXIT_PARTIAL if result.refused else EXIT_OK
+
+
+def _document(loaded: LoadedUniverse, result: StressResult, *, detail: bool) -> dict[str, object]:
+    names = ["portfolio_summary", "scenario_summary", "stress", "stress_tiers", "stress_factors", "exceptions"]
+    names += ["stress_positions"] if detail else []
+    return {
+        "universe": loaded.universe.settings.id,
+        "model_as_of": loaded.model.as_of,
+        **{name: result.tables[name].to_dicts() for name in names},
+        "refused": list(result.refused),
+    }
+
+
+def _write(out: Path, loaded: LoadedUniverse, result: StressResult, texts: dict[str, str]) -> Path:
+    from engine.store.runs import Run, write_adhoc  # pyarrow is only needed to write
+
+    extra = [read_source(Path(name), name) for name in texts]
+    run = Run(
+        as_of=result.as_of,
+        command="stress",
+        tables=result.tables,
+        inputs=[*loaded.sources, *extra],
+        configuration={"universe": loaded.universe.settings.model_dump(mode="json")},
+        summary={"scenarios": result.tables["scenario_summary"]["scenario_id"].to_list()},
+    )
+    return write_adhoc(out, run)

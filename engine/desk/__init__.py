@@ -1,0 +1,1 @@
+"""Values become something a person reads."""

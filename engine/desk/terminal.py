@@ -1,0 +1,235 @@
+"""Tables for a terminal: 80 columns are enough, more are used, colour only where there is a terminal."""
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import polars as pl
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+WIDE: Final = 118
+"""From this many columns on, the parts by tier stand beside the loss instead of below it."""
+
+PIPE_WIDTH: Final = 132
+"""Width when stdout is no terminal."""
+
+
+def console() -> Console:
+    """stdout, honouring NO_COLOR; a fixed width when it is no terminal."""
+    screen = Console(highlight=False, soft_wrap=False)
+    return screen if screen.is_terminal else Console(highlight=False, width=PIPE_WIDTH, soft_wrap=False)
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """-0.0512 reads -5.1; what rounds to zero has no sign."""
+    return "" if value is None else f"{round(100.0 * value, digits) + 0.0:.{digits}f}"
+
+
+def money(value: float | None) -> str:
+    """2.1e9 reads 2.1bn, 850e6 reads 850m."""
+    if value is None:
+        return ""
+    size = abs(value)
+    for scale, unit in ((1e9, "bn"), (1e6, "m"), (1e3, "k")):
+        if size >= 0.9995 * scale:
+            number = value / scale
+            return f"{number:.0f}{unit}" if abs(number) >= 99.95 else f"{number:.1f}{unit}"
+    return f"{value:.0f}"
+
+
+def show_stress(screen: Console, tables: Mapping[str, pl.DataFrame], tiers: Sequence[str]) -> None:
+    """One block a scenario: its plausibility, then every book and parent with loss, band and budget."""
+    for scenario in tables["scenario_summary"].sort("scenario_id").iter_rows(named=True):
+        one = tables["stress"].filter(pl.col("scenario_id") == scenario["scenario_id"])
+        parts = tables["stress_tiers"].filter(pl.col("scenario_id") == scenario["scenario_id"])
+        _scenario_head(screen, scenario)
+        rows = _ordered(one, tables["portfolio_summary"])
+        wide = screen.width >= WIDE
+        screen.print(_loss_table(rows, parts, tiers if wide else ()))
+        if not wide:
+            screen.print(_part_table(rows, parts, tiers))
+        breaches = one.filter("breach").height
+        budgeted = one["budget"].is_not_null().sum()
+        verdict = f"{breaches} of {budgeted} budgets breached" if budgeted else "no book has a budget here"
+        screen.print(Text(verdict, style="bold red" if breaches else "bold green"))
+        screen.print()
+
+
+def show_detail(screen: Console, tables: Mapping[str, pl.DataFrame]) -> None:
+    """For every book and scenario the ten names that cost most."""
+    names = dict(tables["portfolio_summary"].select("portfolio_id", "name").iter_rows())
+    keys = tables["stress_positions"].select("portfolio_id", "scenario_id").unique().sort("portfolio_id", "scenario_id")
+    for book, scenario in keys.iter_rows():
+        lines = tables["stress_positions"].filter(
+            (pl.col("portfolio_id") == book) & (pl.col("scenario_id") == scenario) & (pl.col("pnl_frac") < 0.0)
+        )
+        table = Table(title=f"{names[book]} under {scenario}: names that cost most", title_justify="left")
+        for heading in ("name", "weight %", "shock %", "loss %"):
+            table.add_column(heading, justify="left" if heading == "name" else "right")
+        for line in lines.sort("pnl_frac", "security_id").head(10).iter_rows(named=True):
+            table.add_row(
+                line["security_id"],
+                percent(line["weight"], 2),
+                percent(line["shock"]),
+                percent(line["pnl_frac"], 2),
+            )
+        screen.print(table)
+
+
+def show_calibration(screen: Console, card: Mapping[str, Any], volatility: Mapping[str, float], out: str) -> None:
+    """What was calibrated, from what, and each factor's volatility."""
+    screen.print(
+        f"[bold]Risk model of {escape(card['universe'])}[/bold] as of {card['as_of']}: "
+        f"{card['securities']} securities, "
+        f"{card['days']} days from {card['first_date']}, t with {card['tails']['degrees']:.1f} degrees of freedom"
+    )
+    table = Table("factor", box=None)
+    table.add_column("volatility % a year", justify="right")
+    for factor, value in volatility.items():
+        table.add_row(factor, percent(value))
+    screen.print(table)
+    screen.print(f"written: {escape(out)}")
+
+
+def show_backtest(
+    screen: Console, as_of: dt.date, event: dt.date, scores: Mapping[str, float], names: pl.DataFrame
+) -> None:
+    """The scores, and the names that the model missed most."""
+    screen.print(f"[bold]{event}[/bold], seen with the model of {as_of}, given the market and the baskets")
+    table = Table("measure", box=None)
+    table.add_column("value", justify="right")
+    for name, value in scores.items():
+        table.add_row(name, f"{value:.0f}" if name == "n" else f"{value:.3f}")
+    screen.print(table)
+    missed = names.filter("scored").with_columns((pl.col("realised") - pl.col("predicted")).alias("miss"))
+    worst = Table("name", title="largest misses of the scoring set", title_justify="left")
+    for heading in ("predicted %", "realised %", "band %"):
+        worst.add_column(heading, justify="right")
+    for row in missed.sort(pl.col("miss").abs(), descending=True).head(10).iter_rows(named=True):
+        band = f"{percent(row['band_low'])} to {percent(row['band_high'])}"
+        worst.add_row(row["security_id"], percent(row["predicted"]), percent(row["realised"]), band)
+    screen.print(worst)
+
+
+def _scenario_head(screen: Console, scenario: Mapping[str, Any]) -> None:
+    screen.print(f"[bold]{escape(scenario['scenario_id'])}[/bold]  {escape(scenario['title'])}")
+    days = scenario["horizon_days"]
+    screen.print(
+        f"{days} trading day{'s' if days > 1 else ''}, propagation {scenario['propagation']}; "
+        f"distance {scenario['distance']:.1f}, t tail {scenario['tail_probability']:.1e}, "
+        f"largest factor move {scenario['extrapolation']:.1f}x the largest seen"
+    )
+
+
+def _ordered(stress: pl.DataFrame, summary: pl.DataFrame) -> list[dict[str, Any]]:
+    """Books from the largest loss to the smallest, then the parents they add up to."""
+    parents = summary["parent_id"].drop_nulls().to_list()
+    frame = stress.join(summary.select("portfolio_id", "name"), on="portfolio_id", how="left")
+    frame = frame.with_columns(pl.col("portfolio_id").is_in(parents).alias("parent"))
+    return frame.sort("parent", "pnl_frac", "portfolio_id").to_dicts()
+
+
+def _loss_table(rows: list[dict[str, Any]], parts: pl.DataFrame, tiers: Sequence[str]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("book", overflow="ellipsis", no_wrap=True, max_width=22)
+    for heading in ("NAV", "loss %", "loss", "band %", "budget", ""):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for tier in tiers:
+        table.add_column(tier, justify="right", no_wrap=True)
+    split = {(row[0], row[1]): row[2] for row in parts.select("portfolio_id", "tier", "pnl_frac").iter_rows()}
+    seen_parent = False
+    for row in rows:
+        if row["parent"] and not seen_parent:
+            table.add_section()
+            table.add_row()
+            seen_parent = True
+        budget = "" if row["budget"] is None else percent(row["budget"])
+        breach = Text("BREACH", style="bold red") if row["breach"] else Text("ok" if row["budget"] else "")
+        table.add_row(
+            row["name"],
+            money(row["nav_base"]),
+            percent(row["pnl_frac"]),
+            money(row["pnl_base"]),
+            f"{percent(row['band_low'])} to {percent(row['band_high'])}",
+            budget,
+            breach,
+            *[percent(split.get((row["portfolio_id"], tier))) for tier in tiers],
+        )
+    return table
+
+
+def _part_table(rows: list[dict[str, Any]], parts: pl.DataFrame, tiers: Sequence[str]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", title="loss % by tier", title_justify="left")
+    table.add_column("book", overflow="ellipsis", no_wrap=True, max_width=22)
+    split = {(row[0], row[1]): row[2] for row in parts.select("portfolio_id", "tier", "pnl_frac").iter_rows()}
+    for tier in tiers:
+        table.add_column(tier, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(row["name"], *[percent(split.get((row["portfolio_id"], tier))) for tier in tiers])
+    return table
+
+
+def show_rebalance(screen: Console, tables: Mapping[str, pl.DataFrame], scenario: str) -> None:
+    """One row a book: status, loss before and after under one scenario, turnover, cost, proof."""
+    summary = tables["portfolio_summary"]
+    after = summary.filter(pl.col("stage") == "after")
+    loss = tables["stress"].filter(pl.col("scenario_id") == scenario)
+    losses = {
+        (row[0], row[1]): row[2:] for row in loss.select("portfolio_id", "stage", "pnl_frac", "budget", "breach").rows()
+    }
+    gaps = {row["portfolio_id"]: row for row in tables["certificates"].iter_rows(named=True)}
+    screen.print(f"[bold]rebalance[/bold]  loss under {escape(scenario)} before and after, and what it cost")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("book", overflow="ellipsis", no_wrap=True, max_width=20)
+    for heading in ("status", "before %", "after %", "budget", "turn %", "cost", "vol %", "gap"):
+        table.add_column(heading, justify="left" if heading == "status" else "right", no_wrap=True)
+    cured = 0
+    for row in after.sort("portfolio_id").iter_rows(named=True):
+        book = row["portfolio_id"]
+        before, now = losses.get((book, "before")), losses.get((book, "after"))
+        if row["status"] == "stress_only":
+            continue
+        proof = gaps.get(book)
+        cured += bool(before and now and before[2] and not now[2])
+        table.add_row(
+            row["name"],
+            Text(row["status"], style="green" if row["status"] == "certified" else "bold red"),
+            Text(percent(before[0], 2) if before else "", style="red" if before and before[2] else ""),
+            Text(percent(now[0], 2) if now else "", style="red" if now and now[2] else ""),
+            percent(now[1]) if now else "",
+            percent(row["turnover"]),
+            money(row["cost_base"]),
+            percent(row["volatility"]),
+            _gap(proof),
+        )
+    screen.print(table)
+    done = int((after["status"] == "certified").sum())
+    screen.print(
+        f"{done} of {tables['certificates'].height} answers certified from the input data; "
+        f"{cured} budget{'s' if cured != 1 else ''} breached before and met after; "
+        f"cost {money(float(after['cost_base'].fill_null(0.0).sum()))} in all"
+    )
+
+
+def _gap(proof: Mapping[str, Any] | None) -> str:
+    if proof is None or proof["relative_gap"] is None:
+        return ""
+    return f"{proof['relative_gap']:.0e}" if proof["relative_gap"] >= 1e-9 else "<1e-9"
+
+
+def show_trades(screen: Console, tables: Mapping[str, pl.DataFrame]) -> None:
+    """The ten largest trades of each book with the limit or aim that asks for each."""
+    names = dict(tables["portfolio_summary"].select("portfolio_id", "name").iter_rows())
+    trades = tables["trades"].sort(pl.col("trade_weight").abs(), "security_id", descending=[True, False])
+    for book in sorted(set(trades["portfolio_id"].to_list())):
+        table = Table(title=f"{names[book]}: largest trades", title_justify="left")
+        table.add_column("name")
+        for heading in ("side", "weight %", "notional", "reason"):
+            table.add_column(heading, justify="right" if heading in ("weight %", "notional") else "left")
+        for row in trades.filter(pl.col("portfolio_id") == book).head(10).iter_rows(named=True):
+            weight = percent(row["trade_weight"], 2)
+            table.add_row(row["security_id"], row["side"], weight, money(row["notional_base"]), row["reason"])
+        screen.print(table)

@@ -68,7 +68,7 @@ universe: python
 	$(ONE_THREAD) $(BIN)/engine calibrate --prices $(DATA)/prices.parquet --as-of $(AS_OF) --out $(UNIVERSE)/model
 
 clean:
-	rm -rf .venv build dist .hypothesis
+	rm -rf .venv build dist .hypothesis .import_linter_cache
 	find engine tests universes -name __pycache__ -type d -prune -exec rm -rf {} +
 
 python:

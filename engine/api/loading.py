@@ -10,7 +10,7 @@ import polars as pl
 from engine.curve.tiers import Curve
 from engine.curve.universe import Universe, build_universe, read_settings
 from engine.documents import suggestion
-from engine.errors import ConfigurationError, InputFileError, ModelError
+from engine.errors import ConfigurationError, InputFileError, ModelError, UsageError
 from engine.mandates.mandate import Mandate, read_mandates
 from engine.risk.model import RiskModel
 from engine.risk.tails import Tails
@@ -53,27 +53,21 @@ class LoadedUniverse:
         return scenario_vocabulary(self.model, self.curve)
 
     def only(self, portfolios: Sequence[str]) -> "LoadedUniverse":
-        """The same with just the named books and their parents; all of it when none is named.
+        """The same with just the named books, without parents; all of it when none is named.
 
         Raises:
-            ConfigurationError: a name that the table ``portfolios`` does not have.
+            UsageError: a name that the table ``portfolios`` does not have.
         """
         if not portfolios:
             return self
-        parent = dict(self.portfolios.select("portfolio_id", "parent_id").iter_rows())
-        if unknown := [name for name in portfolios if name not in parent]:
-            faults = [f"unknown portfolio {name!r}{suggestion(name, sorted(parent))}" for name in unknown]
-            raise ConfigurationError(faults)
-        kept = set(portfolios)
-        for name in portfolios:
-            above = parent[name]
-            while above is not None and above not in kept:
-                kept.add(above)
-                above = parent.get(above)
+        known = sorted(self.portfolios["portfolio_id"].to_list())
+        if unknown := [name for name in portfolios if name not in known]:
+            raise UsageError("; ".join(f"unknown portfolio {name!r}{suggestion(name, known)}" for name in unknown))
+        chosen = pl.col("portfolio_id").is_in(sorted(set(portfolios)))
         return replace(
             self,
-            portfolios=self.portfolios.filter(pl.col("portfolio_id").is_in(sorted(kept))),
-            holdings=self.holdings.filter(pl.col("portfolio_id").is_in(sorted(portfolios))),
+            portfolios=self.portfolios.filter(chosen).with_columns(pl.lit(None, dtype=pl.String).alias("parent_id")),
+            holdings=self.holdings.filter(chosen),
         )
 
 

@@ -46,7 +46,8 @@ def rebalance_portfolios(
         The tables of DESIGN 5 that a rebalance fills; every answer that moves a book is certified.
 
     Raises:
-        ConfigurationError: an unknown portfolio or scenario, or none that can run.
+        UsageError: an unknown portfolio or scenario.
+        ConfigurationError: no scenario can run.
         DataError: no book can be measured.
     """
     books = loaded.only(only)

@@ -53,6 +53,7 @@ def stress_portfolios(
         ``scenario_summary``, ``exceptions``.
 
     Raises:
+        UsageError: a scenario that the library does not have.
         ConfigurationError: no scenario can run.
         DataError: no book can be measured.
     """

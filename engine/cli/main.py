@@ -14,7 +14,7 @@ from engine.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EngineError
 
 COMMANDS: Final = {
     "stress": ("engine.cli.stress", "Stress the books under scenarios and print what they lose."),
-    "rebalance": ("engine.cli.rebalance", "Bring books inside their limits at the least cost, certified."),
+    "rebalance": ("engine.cli.rebalance", "Bring books inside their limits at the least cost, each answer certified."),
     "calibrate": ("engine.cli.calibrate", "Turn prices into the risk model of a universe."),
     "backtest": ("engine.cli.backtest", "Score the model of the day before an event on the event."),
 }

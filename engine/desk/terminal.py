@@ -13,6 +13,9 @@ from rich.text import Text
 WIDE: Final = 118
 """From this many columns on, the parts by tier stand beside the loss instead of below it."""
 
+ROOMY: Final = 90
+"""From this many columns on, the rebalance table also shows volatility."""
+
 PIPE_WIDTH: Final = 132
 """Width when stdout is no terminal."""
 
@@ -60,14 +63,19 @@ def show_stress(screen: Console, tables: Mapping[str, pl.DataFrame], tiers: Sequ
 
 def show_detail(screen: Console, tables: Mapping[str, pl.DataFrame]) -> None:
     """For every book and scenario the ten names that cost most."""
-    names = dict(tables["portfolio_summary"].select("portfolio_id", "name").iter_rows())
-    keys = tables["stress_positions"].select("portfolio_id", "scenario_id").unique().sort("portfolio_id", "scenario_id")
+    summary = tables["portfolio_summary"]
+    names = dict(summary.select("portfolio_id", "name").iter_rows())
+    books = tables["stress_positions"].filter(
+        ~pl.col("portfolio_id").is_in(summary["parent_id"].drop_nulls().to_list())
+    )
+    keys = books.select("portfolio_id", "scenario_id").unique().sort("portfolio_id", "scenario_id")
     for book, scenario in keys.iter_rows():
         lines = tables["stress_positions"].filter(
             (pl.col("portfolio_id") == book) & (pl.col("scenario_id") == scenario) & (pl.col("pnl_frac") < 0.0)
         )
-        table = Table(title=f"{names[book]} under {scenario}: names that cost most", title_justify="left")
-        for heading in ("name", "weight %", "shock %", "loss %"):
+        screen.print(f"[bold]{escape(names[book])}[/bold] under {escape(scenario)}: the names that cost most")
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for heading in ("name", "weight %", "shock %", "P&L %"):
             table.add_column(heading, justify="left" if heading == "name" else "right")
         for line in lines.sort("pnl_frac", "security_id").head(10).iter_rows(named=True):
             table.add_row(
@@ -135,7 +143,7 @@ def _ordered(stress: pl.DataFrame, summary: pl.DataFrame) -> list[dict[str, Any]
 def _loss_table(rows: list[dict[str, Any]], parts: pl.DataFrame, tiers: Sequence[str]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("book", overflow="ellipsis", no_wrap=True, max_width=22)
-    for heading in ("NAV", "loss %", "loss", "band %", "budget", ""):
+    for heading in ("NAV", "P&L %", "P&L", "band %", "budget", ""):
         table.add_column(heading, justify="right", no_wrap=True)
     for tier in tiers:
         table.add_column(tier, justify="right", no_wrap=True)
@@ -162,7 +170,7 @@ def _loss_table(rows: list[dict[str, Any]], parts: pl.DataFrame, tiers: Sequence
 
 
 def _part_table(rows: list[dict[str, Any]], parts: pl.DataFrame, tiers: Sequence[str]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", title="loss % by tier", title_justify="left")
+    table = Table(box=None, pad_edge=False, header_style="bold", title="P&L % by tier", title_justify="left")
     table.add_column("book", overflow="ellipsis", no_wrap=True, max_width=22)
     split = {(row[0], row[1]): row[2] for row in parts.select("portfolio_id", "tier", "pnl_frac").iter_rows()}
     for tier in tiers:
@@ -181,10 +189,12 @@ def show_rebalance(screen: Console, tables: Mapping[str, pl.DataFrame], scenario
         (row[0], row[1]): row[2:] for row in loss.select("portfolio_id", "stage", "pnl_frac", "budget", "breach").rows()
     }
     gaps = {row["portfolio_id"]: row for row in tables["certificates"].iter_rows(named=True)}
-    screen.print(f"[bold]rebalance[/bold]  loss under {escape(scenario)} before and after, and what it cost")
+    screen.print(f"[bold]rebalance[/bold]  P&L under {escape(scenario)} in % of NAV before and after, and what it cost")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("book", overflow="ellipsis", no_wrap=True, max_width=20)
-    for heading in ("status", "before %", "after %", "budget", "turn %", "cost", "vol %", "gap"):
+    roomy = screen.width >= ROOMY
+    headings = ["status", "before", "after", "budget", "turn", "cost", "gap", *(["vol"] if roomy else [])]
+    for heading in headings:
         table.add_column(heading, justify="left" if heading == "status" else "right", no_wrap=True)
     cured = 0
     for row in after.sort("portfolio_id").iter_rows(named=True):
@@ -202,8 +212,8 @@ def show_rebalance(screen: Console, tables: Mapping[str, pl.DataFrame], scenario
             percent(now[1]) if now else "",
             percent(row["turnover"]),
             money(row["cost_base"]),
-            percent(row["volatility"]),
             _gap(proof),
+            *([percent(row["volatility"])] if roomy else []),
         )
     screen.print(table)
     done = int((after["status"] == "certified").sum())
@@ -225,7 +235,8 @@ def show_trades(screen: Console, tables: Mapping[str, pl.DataFrame]) -> None:
     names = dict(tables["portfolio_summary"].select("portfolio_id", "name").iter_rows())
     trades = tables["trades"].sort(pl.col("trade_weight").abs(), "security_id", descending=[True, False])
     for book in sorted(set(trades["portfolio_id"].to_list())):
-        table = Table(title=f"{names[book]}: largest trades", title_justify="left")
+        screen.print(f"[bold]{escape(names[book])}[/bold]: largest trades")
+        table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column("name")
         for heading in ("side", "weight %", "notional", "reason"):
             table.add_column(heading, justify="right" if heading in ("weight %", "notional") else "left")

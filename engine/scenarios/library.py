@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.documents import suggestion
-from engine.errors import ConfigurationError
+from engine.errors import ConfigurationError, UsageError
 from engine.scenarios.scenario import Scenario, read_scenario
 
 
@@ -24,12 +24,13 @@ class ScenarioLibrary:
         """The named scenarios in that order, and the faults of those that were refused.
 
         Raises:
-            ConfigurationError: an id that no file has, or none of the named ones is valid.
+            UsageError: an id that no file has.
+            ConfigurationError: none of the named ones is valid.
         """
         unknown = [name for name in ids if name not in self.scenarios and name not in self.refused]
         known = sorted({*self.scenarios, *self.refused})
         if unknown:
-            raise ConfigurationError([f"unknown scenario {name!r}{suggestion(name, known)}" for name in unknown])
+            raise UsageError("; ".join(f"unknown scenario {name!r}{suggestion(name, known)}" for name in unknown))
         faults = [fault for name in ids for fault in self.refused.get(name, ())]
         picked = [self.scenarios[name] for name in dict.fromkeys(ids) if name in self.scenarios]
         if not picked:

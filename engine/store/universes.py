@@ -10,7 +10,7 @@ import polars as pl
 
 import engine
 from engine.documents import suggestion
-from engine.errors import ConfigurationError, ModelError
+from engine.errors import ModelError, UsageError
 from engine.store.files import Source, decode_table, decode_text, read_source
 
 MODEL_TABLES: Final = (
@@ -55,14 +55,14 @@ def find_universe(name: str) -> Path:
     """The folder of a bundled universe by its name, or of any universe by its path.
 
     Raises:
-        ConfigurationError: neither a bundled name nor a folder with a universe.yaml.
+        UsageError: neither a bundled name nor a folder with a universe.yaml.
     """
     for root in (bundled_root() / name, Path(name)):
         if (root / "universe.yaml").is_file():
             return root
     known = sorted(path.parent.name for path in bundled_root().glob("*/universe.yaml"))
-    raise ConfigurationError(
-        [f"no universe {name!r}: neither a bundled name nor a folder with universe.yaml{suggestion(name, known)}"]
+    raise UsageError(
+        f"no universe {name!r}: neither a bundled name nor a folder with universe.yaml{suggestion(name, known)}"
     )
 
 

@@ -1,0 +1,54 @@
+"""The README cannot go stale: its Python runs, its commands and exit codes exist, its YAML is a scenario."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from engine import errors
+from engine.api.loading import load_universe
+from engine.cli.main import COMMANDS
+from engine.errors import EngineError
+from engine.scenarios.scenario import read_scenario
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def fenced(language: str) -> str:
+    return "\n".join(re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL))
+
+
+def test_the_python_of_the_readme_runs_and_says_what_it_promises(capsys):
+    code = fenced("python")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)  # noqa: S102  the README's own example
+    printed = capsys.readouterr().out
+    assert "ai_infrastructure" in printed
+    assert "certified" in printed
+    assert names["rebalanced"].tables["trades"].height > 0
+
+
+def test_the_scenario_of_the_readme_is_one():
+    scenario = read_scenario(fenced("yaml"), "my_story.yaml", load_universe().vocabulary)
+    assert scenario.id == "my_story"
+    assert {view.subject[0] for view in scenario.body.views} == {"factor", "tier", "security"}
+
+
+def test_every_command_stands_in_the_table_of_the_readme():
+    assert re.findall(r"^\| `engine ([a-z-]+)` \|", README, flags=re.MULTILINE) == list(COMMANDS)
+
+
+def test_every_exit_code_stands_in_the_table_of_the_readme():
+    documented = {int(code) for code in re.findall(r"^\| (\d+) \|", README, flags=re.MULTILINE)}
+    leaves = {EngineError}
+    while grown := {below for leaf in leaves for below in leaf.__subclasses__()} - leaves:
+        leaves |= grown
+    raised = {leaf.exit_code for leaf in leaves}
+    returned = {getattr(errors, name) for name in dir(errors) if name.startswith("EXIT_")}
+    assert documented == raised | returned
+
+
+@pytest.mark.parametrize("path", re.findall(r"`((?:engine|universes)/[\w./]+)`", README))
+def test_every_path_that_the_readme_names_exists(path):
+    assert (Path(__file__).parent.parent / path).exists()

@@ -100,6 +100,7 @@ def load_universe(
     model, curve, model_sources = load_model(root / "model")
     if missing := [tier for tier in settings.tier_ids if tier not in curve.tiers]:
         raise ModelError(f"model: it has no tier {', '.join(missing)} of universe.yaml; run engine calibrate again")
+    curve = curve.with_declared(checked.memberships)
     library = read_library(folder.folder_texts("scenarios"), scenario_vocabulary(model, curve))
     mandates = read_mandates(
         folder.folder_texts("mandates"),

@@ -71,6 +71,8 @@ def rebalance_portfolios(
             shocks.append(propagate(scenario, portfolios.model, loaded.curve))
         except ConfigurationError as error:
             refused += error.faults
+    if not shocks:
+        raise ConfigurationError(refused)
     task = Task(
         curve=loaded.curve,
         mandates=loaded.mandates,

@@ -1,6 +1,6 @@
 """The curve: its tiers in order, each one's slope on the market, and who belongs to it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -40,6 +40,13 @@ class Curve:
         members = admit(memberships, "memberships", source).frame
         axis.positions(members["tier"].to_list(), f"memberships ({source})")
         return cls(axis, ordered["beta"].to_numpy().copy(), members)
+
+    def with_declared(self, memberships: pl.DataFrame) -> "Curve":
+        """The curve with declared memberships of securities that it has none of, such as new listings."""
+        known = self.memberships["security_id"].unique().to_list()
+        new = memberships.filter(~pl.col("security_id").is_in(known) & pl.col("tier").is_in(list(self.tiers.labels)))
+        rows = pl.concat([self.memberships, new.select(self.memberships.columns)]).sort("security_id", "tier")
+        return replace(self, memberships=rows)
 
     @property
     def frame(self) -> pl.DataFrame:

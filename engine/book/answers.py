@@ -1,0 +1,228 @@
+"""A chunk's answers as tables: targets, trades with their reasons, limits, certificates."""
+
+from dataclasses import dataclass
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from engine.contracts import CONTRACTS, empty
+from engine.conventions import FEASIBILITY
+from engine.rebalance.problem import BUDGET, TURNOVER, Problem
+from engine.rebalance.solve import Answer
+from engine.risk.portfolios import Portfolios
+
+
+def targets_and_cash(
+    books: Portfolios, results: list[tuple[Problem, Answer]]
+) -> tuple[pl.DataFrame, Float[np.ndarray, " n_books"]]:
+    """Weights before and after of every book, unchanged where nothing is certified; and the cash after."""
+    solved = {problem.portfolio_id: (problem, answer) for problem, answer in results}
+    cash = books.cash.copy()
+    frames = [_unchanged(books, [book not in solved for book in books.ids.labels])]
+    for position, book in enumerate(books.ids.labels):
+        if book not in solved:
+            continue
+        problem, answer = solved[book]
+        spent = float(problem.costs @ np.abs(answer.weights - problem.start))
+        cash[position] += float(problem.start.sum() - answer.weights.sum()) - spent
+        frames.append(
+            pl.DataFrame(
+                {
+                    "portfolio_id": [book] * len(problem.names),
+                    "security_id": problem.names.labels,
+                    "weight_before": problem.start,
+                    "weight_after": answer.weights,
+                },
+                schema=dict(list(CONTRACTS["targets"].columns.items())[:4]),
+            )
+        )
+    both = pl.concat(frames).filter((pl.col("weight_before") != 0.0) | (pl.col("weight_after") != 0.0))
+    return both.sort("portfolio_id", "security_id"), cash
+
+
+def _unchanged(books: Portfolios, kept: list[bool]) -> pl.DataFrame:
+    held = books.weights.tocoo()
+    rows, columns = held.coords
+    ids, names = np.array(books.ids.labels, dtype=object), np.array(books.model.securities.labels, dtype=object)
+    chosen = np.array(kept, dtype=bool)[rows]
+    return pl.DataFrame(
+        {
+            "portfolio_id": ids[rows[chosen]].tolist(),
+            "security_id": names[columns[chosen]].tolist(),
+            "weight_before": held.data[chosen],
+            "weight_after": held.data[chosen],
+        },
+        schema=dict(list(CONTRACTS["targets"].columns.items())[:4]),
+    )
+
+
+def with_quantities(targets: pl.DataFrame, books: Portfolios, securities: pl.DataFrame) -> pl.DataFrame:
+    """The table ``targets``: shares after, fractional; untouched holdings keep their shares."""
+    frame = _priced(targets, books, securities).with_columns(
+        (pl.col("weight_after") * pl.col("nav") / pl.col("price")).alias("quantity_after")
+    )
+    return frame.select(list(CONTRACTS["targets"].columns)).sort("portfolio_id", "security_id")
+
+
+def _priced(frame: pl.DataFrame, books: Portfolios, securities: pl.DataFrame) -> pl.DataFrame:
+    held = books.holdings.select("portfolio_id", "security_id", pl.col("price").alias("held_price"))
+    listed = securities.select("security_id", pl.col("price").alias("listed_price"), "adv_base")
+    navs = pl.DataFrame({"portfolio_id": books.ids.labels, "nav": books.nav})
+    return (
+        frame.join(navs, on="portfolio_id", how="left", validate="m:1")
+        .join(held, on=["portfolio_id", "security_id"], how="left", validate="1:1")
+        .join(listed, on="security_id", how="left", validate="m:1")
+        .with_columns(pl.coalesce("held_price", "listed_price").alias("price"))
+    )
+
+
+def trade_table(books: Portfolios, results: list[tuple[Problem, Answer]], securities: pl.DataFrame) -> pl.DataFrame:
+    """The table ``trades``: what changes, at which price and cost, and which limit or aim asks for it.
+
+    The reason is the limit whose multiplier pushes the trade hardest, or the objective.
+    """
+    frames = []
+    for problem, answer in results:
+        delta = answer.weights - problem.start
+        at = np.flatnonzero(delta)
+        frames.append(
+            pl.DataFrame(
+                {
+                    "portfolio_id": [problem.portfolio_id] * len(at),
+                    "security_id": [problem.names.labels[i] for i in at],
+                    "trade_weight": delta[at],
+                    "cost": problem.costs[at] * np.abs(delta[at]),
+                    "reason": [_reason(problem, answer, int(i)) for i in at],
+                },
+                schema_overrides={"portfolio_id": pl.String, "security_id": pl.String, "reason": pl.String},
+            )
+        )
+    if not frames:
+        return empty("trades")
+    frame = _priced(pl.concat(frames), books, securities).with_columns(
+        (pl.col("trade_weight").abs() * pl.col("nav")).alias("notional_base"),
+        pl.when(pl.col("trade_weight") > 0).then(pl.lit("buy")).otherwise(pl.lit("sell")).alias("side"),
+        (pl.col("cost") * pl.col("nav")).alias("cost_base"),
+    )
+    frame = frame.with_columns(
+        (pl.col("notional_base") / pl.col("price")).alias("quantity"),
+        pl.when(pl.col("adv_base") > 0).then(pl.col("notional_base") / pl.col("adv_base")).alias("adv_share"),
+    )
+    return frame.select(list(CONTRACTS["trades"].columns)).sort("portfolio_id", "security_id")
+
+
+def _reason(problem: Problem, answer: Answer, i: int) -> str:
+    """The limit whose multiplier pushes the trade hardest, or the objective."""
+    direction = float(np.sign(answer.weights[i] - problem.start[i]))
+    active = answer.weights - problem.benchmark
+    gradient = problem.root[i] @ (problem.root.T @ active) + problem.specific[i] * active[i]
+    pushes = {"less active risk": -direction * problem.aversion * float(gradient)}
+    for name, row in zip(problem.row_ids, problem.rows, strict=True):
+        pushes[f"limit {name}"] = -direction * answer.duals.get(name, 0.0) * float(row[i])
+    pushes[f"limit {BUDGET}"] = -direction * answer.duals.get(BUDGET, 0.0)
+    if problem.start[i] > problem.upper[i]:
+        return f"limit weight:{problem.names.labels[i]}:max"
+    if problem.start[i] < problem.lower[i]:
+        return f"limit weight:{problem.names.labels[i]}:min"
+    return max(pushes, key=lambda name: pushes[name])
+
+
+def trading_sums(trades: pl.DataFrame, results: list[tuple[Problem, Answer]]) -> pl.DataFrame:
+    """Two-way turnover and cost of every book that was tried, zero where nothing trades."""
+    done = pl.DataFrame({"portfolio_id": [p.portfolio_id for p, _ in results]}, schema={"portfolio_id": pl.String})
+    sums = trades.group_by("portfolio_id").agg(
+        pl.col("trade_weight").abs().sum().alias("turnover"), pl.col("cost_base").sum()
+    )
+    return done.join(sums, on="portfolio_id", how="left").with_columns(pl.col("turnover", "cost_base").fill_null(0.0))
+
+
+def limit_table(results: list[tuple[Problem, Answer]]) -> pl.DataFrame:
+    """Every limit of every book: bound, use before and after, slack and shadow price."""
+    rows = [
+        {
+            "portfolio_id": problem.portfolio_id,
+            "limit_id": use.limit_id,
+            "kind": use.kind,
+            "priority": 0,
+            "bound": use.bound,
+            "before": use.before,
+            "after": use.after,
+            "slack": use.room(use.after),
+            "shadow_price": answer.duals.get(use.limit_id) if answer.status == "certified" else None,
+            "breach_before": use.room(use.before) < -FEASIBILITY,
+            "breach": use.room(use.after) < -FEASIBILITY,
+        }
+        for problem, answer in results
+        for use in _uses(problem, answer)
+    ]
+    if not rows:
+        return empty("limits")
+    return pl.DataFrame(rows, schema=CONTRACTS["limits"].columns).sort("portfolio_id", "limit_id")
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """One limit as the desk reads it: at most (``sign`` 1) or at least (-1) ``bound``."""
+
+    limit_id: str
+    kind: str
+    sign: int
+    bound: float
+    before: float
+    after: float
+
+    def room(self, used: float) -> float:
+        """What is left of the limit; negative is a breach."""
+        return self.sign * (self.bound - used)
+
+
+def _uses(problem: Problem, answer: Answer) -> list[_Use]:
+    x0, x = problem.start, answer.weights
+    traded = np.abs(x - x0)
+    spent = float(x.sum() + problem.costs @ traded)
+    uses = [
+        _Use(BUDGET, "cash", -1, 1.0 - problem.spendable, 1.0 - float(x0.sum()), 1.0 - spent),
+        _Use(TURNOVER, "turnover", 1, problem.turnover, 0.0, float(traded.sum())),
+    ]
+    for name, row, bound in zip(problem.row_ids, problem.rows, problem.bounds, strict=True):
+        kind, before, after = name.split(":")[0], float(row @ x0), float(row @ x)
+        if name == "cash:max":
+            uses.append(_Use(name, kind, 1, 1.0 + float(bound), 1.0 + before, 1.0 + after))
+        elif name.endswith(":min"):
+            uses.append(_Use(name, kind, -1, -float(bound), -before, -after))
+        else:
+            uses.append(_Use(name, kind, 1, float(bound), before, after))
+    for i in np.flatnonzero((x0 > problem.upper) | (x >= problem.upper)):
+        name = f"weight:{problem.names.labels[i]}:max"
+        uses.append(_Use(name, "weight", 1, float(problem.upper[i]), float(x0[i]), float(x[i])))
+    for i in np.flatnonzero((x0 < problem.lower) | ((x <= problem.lower) & (problem.lower > 0.0))):
+        name = f"weight:{problem.names.labels[i]}:min"
+        uses.append(_Use(name, "weight", -1, float(problem.lower[i]), float(x0[i]), float(x[i])))
+    return uses
+
+
+def certificate_table(results: list[tuple[Problem, Answer]]) -> pl.DataFrame:
+    """The table ``certificates``; an infeasible book shows the proven smallest common violation."""
+    rows = [
+        {
+            "portfolio_id": problem.portfolio_id,
+            "form": "continuous",
+            "status": answer.status,
+            "objective": _finite(answer, "objective"),
+            "lower_bound": _finite(answer, "lower_bound"),
+            "relative_gap": _finite(answer, "relative_gap"),
+            "max_violation": answer.conflict if answer.status == "infeasible" else _finite(answer, "max_violation"),
+            "solver": answer.solver,
+            "rung": answer.rung,
+            "iterations": answer.iterations,
+        }
+        for problem, answer in results
+    ]
+    if not rows:
+        return empty("certificates")
+    return pl.DataFrame(rows, schema=CONTRACTS["certificates"].columns).sort("portfolio_id", "form")
+
+
+def _finite(answer: Answer, name: str) -> float | None:
+    value = None if answer.verdict is None else float(getattr(answer.verdict, name))
+    return value if value is not None and np.isfinite(value) else None

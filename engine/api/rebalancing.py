@@ -7,12 +7,9 @@ from dataclasses import dataclass
 import polars as pl
 
 from engine.api.loading import LoadedUniverse
-from engine.api.stressing import pick_scenarios
+from engine.api.stressing import prepare
 from engine.book.chunk import Task, rebalance_chunk
-from engine.errors import ConfigurationError, DataError
 from engine.intake import Notice
-from engine.risk.portfolios import weigh_holdings
-from engine.stress.propagation import Shock, propagate
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,34 +50,15 @@ def rebalance_portfolios(
     books = loaded.only(only)
     budgeted = {budget.scenario for mandate in loaded.mandates.values() for budget in mandate.limits.stress}
     wanted = sorted({*scenarios, *budgeted, loaded.universe.settings.stress.scenario})
-    chosen, refused = pick_scenarios(loaded, wanted, {})
-    portfolios, notices = weigh_holdings(
-        books.holdings,
-        books.portfolios,
-        model=loaded.model,
-        curve=loaded.curve,
-        universe=loaded.universe,
-        as_of=loaded.as_of,
-    )
-    if not len(portfolios.ids):
-        faults = "\n".join(f"  - {n.portfolio_id}: {n.message}" for n in notices if n.severity == "quarantine")
-        raise DataError(f"holdings: no book can be measured\n{faults}")
-    shocks: list[Shock] = []
-    for scenario in chosen:
-        try:
-            shocks.append(propagate(scenario, portfolios.model, loaded.curve))
-        except ConfigurationError as error:
-            refused += error.faults
-    if not shocks:
-        raise ConfigurationError(refused)
+    ready = prepare(books, wanted, {})
     task = Task(
         curve=loaded.curve,
         mandates=loaded.mandates,
         securities=loaded.universe.securities,
         benchmarks=loaded.benchmarks,
-        shocks=tuple(shocks),
+        shocks=ready.shocks,
         band=loaded.universe.settings.stress.band,
-        notices=notices,
+        notices=ready.notices,
     )
-    tables = rebalance_chunk(portfolios, task)
-    return RebalanceResult(portfolios.as_of, tables, tuple(refused), notices)
+    tables = rebalance_chunk(ready.portfolios, task)
+    return RebalanceResult(ready.portfolios.as_of, tables, ready.refused, ready.notices)

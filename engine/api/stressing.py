@@ -10,7 +10,7 @@ from engine.api.loading import LoadedUniverse
 from engine.book.assess import Yardstick, assess, summarise
 from engine.errors import ConfigurationError, DataError
 from engine.intake import Notice, notices_frame
-from engine.risk.portfolios import weigh_holdings
+from engine.risk.portfolios import Portfolios, weigh_holdings
 from engine.scenarios.scenario import Scenario, read_scenario
 from engine.stress.plausibility import summarise_scenarios
 from engine.stress.propagation import Shock, propagate
@@ -57,7 +57,44 @@ def stress_portfolios(
         ConfigurationError: no scenario can run.
         DataError: no book can be measured.
     """
-    chosen, refused = pick_scenarios(loaded, scenarios, texts or {})
+    ready = prepare(loaded, scenarios, texts or {})
+    portfolios, shocks = ready.portfolios, list(ready.shocks)
+    level = band if band is not None else loaded.universe.settings.stress.band
+    yardstick = Yardstick(loaded.curve, loaded.mandates, {}, level)
+    tables = assess(portfolios, shocks, yardstick, stage="before")
+    tables["portfolio_summary"] = summarise(portfolios, stage="before", status={})
+    tables["shocks"] = pl.concat([shock.frame for shock in shocks]).sort("scenario_id", "security_id")
+    tables["scenario_summary"] = summarise_scenarios(shocks)
+    tables["exceptions"] = notices_frame(ready.notices)
+    return StressResult(portfolios.as_of, tables, ready.refused, ready.notices)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Books on the model's axis and the shocks to apply to them.
+
+    Args:
+        portfolios: Weights of books and parents.
+        shocks: One a scenario that can run, on the portfolios' model.
+        refused: Faults of the scenarios that cannot.
+        notices: What was noticed in the inputs.
+    """
+
+    portfolios: Portfolios
+    shocks: tuple[Shock, ...]
+    refused: tuple[str, ...]
+    notices: tuple[Notice, ...]
+
+
+def prepare(loaded: LoadedUniverse, scenarios: Sequence[str], texts: Mapping[str, str]) -> Prepared:
+    """Weigh the books and work out the shocks: the common first half of stress and rebalance.
+
+    Raises:
+        UsageError: a scenario that the library does not have.
+        ConfigurationError: no scenario can run.
+        DataError: no book can be measured.
+    """
+    chosen, refused = pick_scenarios(loaded, scenarios, texts)
     portfolios, notices = weigh_holdings(
         loaded.holdings,
         loaded.portfolios,
@@ -77,14 +114,7 @@ def stress_portfolios(
             refused += error.faults
     if not shocks:
         raise ConfigurationError(refused)
-    level = band if band is not None else loaded.universe.settings.stress.band
-    yardstick = Yardstick(loaded.curve, loaded.mandates, {}, level)
-    tables = assess(portfolios, shocks, yardstick, stage="before")
-    tables["portfolio_summary"] = summarise(portfolios, stage="before", status={})
-    tables["shocks"] = pl.concat([shock.frame for shock in shocks]).sort("scenario_id", "security_id")
-    tables["scenario_summary"] = summarise_scenarios(shocks)
-    tables["exceptions"] = notices_frame(notices)
-    return StressResult(portfolios.as_of, tables, tuple(refused), notices)
+    return Prepared(portfolios, tuple(shocks), tuple(refused), notices)
 
 
 def pick_scenarios(

@@ -1,6 +1,7 @@
 """A chunk's answers as tables: targets, trades with their reasons, limits, certificates."""
 
 from dataclasses import dataclass
+
 import numpy as np
 import polars as pl
 from jaxtyping import Float

@@ -37,6 +37,21 @@ def universe_option(function: Function) -> Function:
     )(function)
 
 
+def book_options(function: Function) -> Function:
+    """The options that say which books: universe, holdings, portfolios, one book, a date."""
+    for option in reversed(
+        [
+            universe_option,
+            click.option("--holdings", type=click.Path(), help="Holdings instead of the universe's (Parquet or CSV)."),
+            click.option("--portfolios", type=click.Path(), help="Portfolios instead of the universe's."),
+            click.option("--portfolio", "only", multiple=True, help="Just this book; may be repeated."),
+            click.option("--as-of", type=MarketDate(), help="Date of the holdings; the latest when not given."),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
 def format_option(*allowed: str) -> Callable[[Function], Function]:
     """``--format``."""
     return click.option("--format", "form", type=click.Choice(allowed), default=allowed[0], show_default=True)

@@ -7,7 +7,7 @@ import click
 
 from engine.api.loading import load_universe
 from engine.api.rebalancing import RebalanceResult, rebalance_portfolios
-from engine.cli.options import MarketDate, format_option, print_csv, print_json, quiet_option, universe_option, warn
+from engine.cli.options import book_options, format_option, print_csv, print_json, quiet_option, warn
 from engine.desk.terminal import console, show_rebalance, show_trades
 from engine.errors import EXIT_BREACH, EXIT_OK, EXIT_PARTIAL
 from engine.store.runs import Run, write_adhoc
@@ -15,11 +15,7 @@ from engine.store.runs import Run, write_adhoc
 
 @click.command()
 @click.option("--scenario", "scenarios", multiple=True, help="Report this scenario too; may be repeated.")
-@universe_option
-@click.option("--holdings", type=click.Path(), help="Holdings to use instead of the universe's (Parquet or CSV).")
-@click.option("--portfolios", type=click.Path(), help="Portfolios to use instead of the universe's.")
-@click.option("--portfolio", "only", multiple=True, help="Just this book; may be repeated.")
-@click.option("--as-of", type=MarketDate(), help="Date of the holdings; the latest when not given.")
+@book_options
 @click.option("--detail", is_flag=True, help="Also the ten largest trades of each book, each with its reason.")
 @click.option("--out", type=click.Path(), default="out", show_default=True, help="Folder of all runs.")
 @click.option("--fail-on-breach", is_flag=True, help="Exit 1 when a breach stays, or a book is held or set aside.")

@@ -8,12 +8,11 @@ import click
 from engine.api.loading import LoadedUniverse, load_universe
 from engine.api.stressing import StressResult, stress_portfolios
 from engine.cli.options import (
-    MarketDate,
+    book_options,
     format_option,
     print_csv,
     print_json,
     quiet_option,
-    universe_option,
     warn,
 )
 from engine.desk.terminal import console, show_detail, show_stress
@@ -23,11 +22,7 @@ from engine.store.files import decode_text, read_source
 
 @click.command()
 @click.option("--scenario", "scenarios", multiple=True, help="Id of the library, or a YAML file; may be repeated.")
-@universe_option
-@click.option("--holdings", type=click.Path(), help="Holdings to use instead of the universe's (Parquet or CSV).")
-@click.option("--portfolios", type=click.Path(), help="Portfolios to use instead of the universe's.")
-@click.option("--portfolio", "only", multiple=True, help="Just this book; may be repeated.")
-@click.option("--as-of", type=MarketDate(), help="Date of the holdings; the latest when not given.")
+@book_options
 @click.option("--detail", is_flag=True, help="Also the ten names that cost each book most.")
 @click.option("--out", type=click.Path(), help="Also write the tables below this folder.")
 @click.option("--fail-on-breach", is_flag=True, help="Exit 1 when a budget is breached or a book set aside.")

@@ -59,10 +59,11 @@ class Axis:
         Raises:
             AlignmentError: a label is not on the axis; names all of them.
         """
-        wanted = list(labels)
-        if absent := self.missing(wanted):
-            raise AlignmentError(self.name, absent, source)
-        return np.array([self._index[label] for label in wanted], dtype=np.int64)
+        wanted = labels if isinstance(labels, pl.Series) else pl.Series(list(labels), dtype=pl.String)
+        codes = wanted.cast(pl.Enum(list(self.labels)), strict=False).to_physical()
+        if codes.null_count():
+            raise AlignmentError(self.name, self.missing(wanted.unique().drop_nulls().to_list()), source)
+        return codes.to_numpy().astype(np.int64)
 
     def vector(
         self, frame: pl.DataFrame, value: str, *, label: str, source: str, fill: float | None = None
@@ -87,7 +88,7 @@ class Axis:
         if absent and fill is None:
             raise AlignmentError(self.name, absent, source)
         out = np.full(len(self), np.nan if fill is None else fill)
-        out[self.positions(rows[label].to_list(), source)] = rows[value].to_numpy()
+        out[self.positions(rows[label], source)] = rows[value].to_numpy()
         return out
 
     def matrix(
@@ -107,8 +108,8 @@ class Axis:
             ContractError: a cell has two rows.
         """
         _refuse_repeated(frame, list(keys), source)
-        rows = self.positions(frame[keys[0]].to_list(), source)
-        cols = columns.positions(frame[keys[1]].to_list(), source)
+        rows = self.positions(frame[keys[0]], source)
+        cols = columns.positions(frame[keys[1]], source)
         out = np.full((len(self), len(columns)), np.nan)
         filled = np.zeros(out.shape, dtype=bool)
         out[rows, cols] = frame[value].to_numpy()

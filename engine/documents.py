@@ -46,7 +46,11 @@ def parse_document(text: str, source: str, model: type[Model], context: Mapping[
     except ValidationError as error:
         known = sorted(_field_names(model.model_json_schema()))
         faults = []
-        for fault in error.errors(include_url=False):
+        found = error.errors(include_url=False)
+        deeper = {fault["loc"][:depth] for fault in found for depth in range(len(fault["loc"]))}
+        for fault in found:
+            if fault["type"] == "too_short" and fault["loc"] in deeper:
+                continue  # short only because the items inside it are at fault
             line, column = _position(root, fault["loc"], missing=fault["type"] == "missing")
             where = f"{source}:{line}:{column}"
             faults.append((line, column, f"{where}: {_words(dict(fault), known)}"))
@@ -65,8 +69,10 @@ def suggestion(word: str, allowed: Iterable[str]) -> str:
 def _load(text: str, source: str) -> Any:
     if len(text) > MAX_CHARACTERS:
         raise ConfigurationError([f"{source}:1:1: {len(text):,} characters; at most {MAX_CHARACTERS:,} are read"])
-    if text.startswith("\ufeff") or "\x00" in text:
-        raise ConfigurationError([f"{source}:1:1: not plain UTF-8 (byte order mark or NUL); save it as UTF-8"])
+    if text.startswith("\ufeff") or "\x00" in text or "\ufffd" in text:
+        raise ConfigurationError(
+            [f"{source}:1:1: not plain UTF-8 (byte order mark, NUL, broken character); save it as UTF-8"]
+        )
     try:
         _refuse_tricks(text, source)
         root = YAML(typ="rt").load(text)

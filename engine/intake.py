@@ -35,6 +35,15 @@ class Admitted:
     notices: tuple[Notice, ...] = ()
 
 
+def check_columns(frame: pl.DataFrame, table: str, source: str) -> None:
+    """Refuse a file whose columns or types are not its contract's, before its rows are looked at.
+
+    Raises:
+        ContractError: every fault of the columns, naming the file.
+    """
+    _conform(frame, CONTRACTS[table], source)
+
+
 def admit(frame: pl.DataFrame, table: str, source: str) -> Admitted:
     """Accept a table whole or refuse it with every fault.
 

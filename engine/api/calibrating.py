@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 import engine
 from engine.curve.universe import Universe, build_universe, read_settings, replace_baskets
 from engine.errors import InputFileError
@@ -49,9 +51,9 @@ def calibrate_model(
     """
     checked, price_source, sources = _inputs(prices, universe, securities, baskets)
     frame = decode_table(price_source, "prices")
-    if as_of is None and "date" in frame.columns:
-        as_of = frame["date"].max()  # type: ignore[assignment]
-    result = calibrate(frame, checked, as_of=as_of or dt.date.max, source=str(price_source.path))
+    latest = frame["date"].max() if frame.schema.get("date") == pl.Date else None
+    day = as_of or (latest if isinstance(latest, dt.date) else dt.date.max)
+    result = calibrate(frame, checked, as_of=day, source=str(price_source.path))
     model = result.model
     card = {
         "format": 1,

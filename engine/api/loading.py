@@ -11,6 +11,7 @@ from engine.curve.tiers import Curve
 from engine.curve.universe import Universe, build_universe, read_settings
 from engine.documents import suggestion
 from engine.errors import ConfigurationError, InputFileError, ModelError, UsageError
+from engine.intake import check_columns
 from engine.mandates.mandate import Mandate, read_mandates
 from engine.risk.model import RiskModel
 from engine.risk.tails import Tails
@@ -95,6 +96,9 @@ def load_universe(
     for table in ("securities", "portfolios", "holdings"):
         if table not in folder.tables:
             raise InputFileError(f"{table}: universe {root} has none; add it or give --{table}")
+    for table in ("portfolios", "holdings", "benchmarks"):
+        if table in folder.tables:
+            check_columns(folder.tables[table], table, str(folder.sources[table].path))
     settings = read_settings(folder.texts["universe.yaml"], "universe.yaml")
     checked = build_universe(settings, folder.tables["securities"], str(folder.sources["securities"].path))
     model, curve, model_sources = load_model(root / "model")

@@ -47,7 +47,7 @@ def command(
     """
     loaded = load_universe(universe, holdings=holdings, portfolios=portfolios, as_of=as_of).only(only)
     files = {name: Path(name) for name in scenarios if name.endswith((".yaml", ".yml"))}
-    texts = {name: decode_text(read_source(path, name)) for name, path in files.items()}
+    texts = {name: decode_text(read_source(path, name, may_be_empty=True)) for name, path in files.items()}
     result = stress_portfolios(loaded, [name for name in scenarios if name not in files], texts=texts)
     warn(result.notices, result.refused, quiet=quiet)
     if out is not None:

@@ -66,7 +66,7 @@ def build_returns(
         CalibrationError: no price on or before ``as_of``.
     """
     listed = sorted(securities["security_id"].to_list())
-    if "date" in prices.columns and prices.schema["date"] == pl.Date:
+    if prices.height and prices.schema.get("date") == pl.Date:
         prices = prices.filter(pl.col("date") <= as_of)
         if not prices.height:
             raise CalibrationError(f"{source}: no price on or before {as_of}; give an earlier file or a later date")
@@ -90,6 +90,8 @@ def build_returns(
     dates = tuple(days.to_list()[1:])
     with np.errstate(invalid="ignore"):
         values = close[1:] / close[:-1] - 1.0
+    if not dates or not np.isfinite(values).any():
+        raise CalibrationError(f"{source}: no listed security has two prices in a row on or before {as_of}")
     values, odd = _without_splits(values, names, dates, source)
     kept, dead = _alive(close, values, names, source)
     last = _last_observed(close)
@@ -143,12 +145,13 @@ def _alive(
     observed = np.isfinite(values)
     recent = np.isfinite(close[-STALE_DAYS:]).any(axis=0)
     moves = np.where(observed, np.abs(values), 0.0).max(axis=0, initial=0.0) > 0.0
+    enough = observed.sum(axis=0) >= STALE_DAYS
     kept: list[int] = []
     notices: list[Notice] = []
     for i, name in enumerate(names.labels):
         if not recent[i]:
             why = f"no price in the last {STALE_DAYS} trading days"
-        elif observed[:, i].any() and not moves[i]:
+        elif enough[i] and not moves[i]:
             why = "the price never moves"
         else:
             kept.append(i)

@@ -157,7 +157,7 @@ def _loss_table(rows: list[dict[str, Any]], parts: pl.DataFrame, tiers: Sequence
         budget = "" if row["budget"] is None else percent(row["budget"])
         breach = Text("BREACH", style="bold red") if row["breach"] else Text("ok" if row["budget"] else "")
         table.add_row(
-            row["name"],
+            escape(row["name"]),
             money(row["nav_base"]),
             percent(row["pnl_frac"]),
             money(row["pnl_base"]),
@@ -176,7 +176,7 @@ def _part_table(rows: list[dict[str, Any]], parts: pl.DataFrame, tiers: Sequence
     for tier in tiers:
         table.add_column(tier, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(row["name"], *[percent(split.get((row["portfolio_id"], tier))) for tier in tiers])
+        table.add_row(escape(row["name"]), *[percent(split.get((row["portfolio_id"], tier))) for tier in tiers])
     return table
 
 
@@ -205,7 +205,7 @@ def show_rebalance(screen: Console, tables: Mapping[str, pl.DataFrame], scenario
         proof = gaps.get(book)
         cured += bool(before and now and before[2] and not now[2])
         table.add_row(
-            row["name"],
+            escape(row["name"]),
             Text(row["status"], style="green" if row["status"] == "certified" else "bold red"),
             Text(percent(before[0], 2) if before else "", style="red" if before and before[2] else ""),
             Text(percent(now[0], 2) if now else "", style="red" if now and now[2] else ""),
@@ -242,5 +242,5 @@ def show_trades(screen: Console, tables: Mapping[str, pl.DataFrame]) -> None:
             table.add_column(heading, justify="right" if heading in ("weight %", "notional") else "left")
         for row in trades.filter(pl.col("portfolio_id") == book).head(10).iter_rows(named=True):
             weight = percent(row["trade_weight"], 2)
-            table.add_row(row["security_id"], row["side"], weight, money(row["notional_base"]), row["reason"])
+            table.add_row(row["security_id"], row["side"], weight, money(row["notional_base"]), escape(row["reason"]))
         screen.print(table)

@@ -2,7 +2,6 @@
 
 import datetime as dt
 from dataclasses import dataclass, replace
-from typing import Final
 
 import numpy as np
 import polars as pl
@@ -11,19 +10,13 @@ from scipy.sparse import csr_array, vstack
 
 from engine.axes import Axis
 from engine.contracts import cash_row
-from engine.conventions import NAV_REFUSAL, NAV_WARNING, is_cash
+from engine.conventions import NAV_REFUSAL
 from engine.curve.exposures import membership_prior
 from engine.curve.tiers import Curve
 from engine.curve.universe import Universe
-from engine.documents import suggestion
-from engine.errors import ContractError, DataError
-from engine.intake import Notice, admit, screen
+from engine.intake import Notice, admit
+from engine.risk.holdings import CheckedHoldings, check_holdings
 from engine.risk.model import RiskModel
-
-VALUE_TOLERANCE: Final = 0.01
-"""Quantity times price against market value: more than one percent apart is quarantined."""
-
-SPLITS: Final = (2.0, 3.0, 5.0, 10.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,137 +166,11 @@ def weigh_holdings(
         ContractError: a file as a whole cannot be used.
         DataError: no holdings on that date.
     """
-    table = _admit_portfolios(portfolios)
-    screened = screen(holdings, "holdings", "holdings")
-    rows = screened.frame
-    dates = sorted(set(holdings["as_of"].to_list())) if "as_of" in holdings.columns else []
-    day = as_of or (dates[-1] if dates else None)
-    if day is None or day not in dates:
-        shown = ", ".join(str(date) for date in dates[-3:])
-        raise DataError(f"holdings: no rows as of {day}; the latest dates are {shown}")
-    rows = rows.filter(pl.col("as_of") == day)
-    notices = [*screened.notices, *_value_faults(rows, table, universe, day)]
-    known = set(model.securities.labels)
-    proxied = _proxied(rows, known, universe, table)
-    notices += proxied
-    bad = {notice.portfolio_id for notice in notices if notice.severity == "quarantine"}
-    rows = rows.filter(~pl.col("portfolio_id").is_in([name for name in bad if name]))
-    strangers = sorted({s for s in rows["security_id"].to_list() if s not in known and not is_cash(s)})
-    extended = _extend(model, curve, strangers) if strangers else model
-    books = sorted(set(rows["portfolio_id"].to_list()))
-    listed = table["portfolio_id"].to_list()
-    parents = set(table["parent_id"].drop_nulls().to_list())
-    held_or_bad = {*books, *(name for name in bad if name)}
-    leaves = _leaf_portfolios(rows, table, Axis("portfolio", tuple(books)), extended, day)
-    empty = tuple(name for name in listed if name not in held_or_bad and name not in parents)
-    return _with_parents(replace(leaves, empty=empty)), tuple(notices)
-
-
-def _admit_portfolios(portfolios: pl.DataFrame) -> pl.DataFrame:
-    table = admit(portfolios, "portfolios", "portfolios").frame
-    parent = dict(table.select("portfolio_id", "parent_id").iter_rows())
-    faults = [
-        f"{name}: unknown parent_id {above!r}{suggestion(above, sorted(parent))}"
-        for name, above in parent.items()
-        if above is not None and above not in parent
-    ]
-    for name in parent:
-        seen, at = {name}, parent.get(name)
-        while at is not None and at not in seen:
-            seen.add(at)
-            at = parent.get(at)
-        if at == name:
-            faults.append(f"{name}: is its own ancestor through parent_id")
-    currencies = sorted(set(table["base_currency"].to_list()))
-    if len(currencies) > 1:
-        faults.append(f"several base currencies: {', '.join(currencies)}; run them apart")
-    if faults:
-        raise ContractError("portfolios", faults)
-    return table
-
-
-def _value_faults(rows: pl.DataFrame, table: pl.DataFrame, universe: Universe, day: dt.date) -> list[Notice]:
-    """Lines and sums that do not add up, each naming its book."""
-    base = universe.settings.base_currency
-    frame = rows.join(
-        universe.securities.select("security_id", pl.col("price").alias("listed_price"), "price_date"),
-        on="security_id",
-        how="left",
-        validate="m:1",
-    ).with_columns((pl.col("quantity") * pl.col("price")).alias("value"))
-    ratio = pl.col("price") / pl.col("listed_price")
-    split = pl.any_horizontal(*[((ratio / s) - 1.0).abs() <= 0.01 for n in SPLITS for s in (n, 1.0 / n)])
-    tests = {
-        "holdings.unknown_portfolio": (
-            ~pl.col("portfolio_id").is_in(table["portfolio_id"].to_list()),
-            "the portfolio is not in the table portfolios",
-        ),
-        "holdings.currency": (
-            pl.col("currency") != base,
-            f"currency is not {base} and no exchange rates are given",
-        ),
-        "holdings.value": (
-            (pl.col("currency") == base)
-            & ~((pl.col("value") - pl.col("market_value_base")).abs() <= VALUE_TOLERANCE * pl.col("value").abs()),
-            f"quantity x price is more than {VALUE_TOLERANCE:.0%} away from market_value_base",
-        ),
-        "holdings.split": (
-            (pl.col("price_date") == day) & split,
-            "the price is a split ratio away from the listed one; a split?",
-        ),
-    }
-    notices = []
-    for code, (expression, words) in tests.items():
-        for (book,), bad in sorted(frame.filter(expression).group_by("portfolio_id"), key=lambda item: str(item[0][0])):
-            first = ", ".join(sorted(bad["security_id"].to_list())[:3])
-            message = f"{bad.height} line{'s' if bad.height > 1 else ''}: {words}; first: {first}"
-            notices.append(Notice(code, "quarantine", message, "holdings", str(book)))
-    return notices + _nav_faults(rows, table)
-
-
-def _nav_faults(rows: pl.DataFrame, table: pl.DataFrame) -> list[Notice]:
-    sums = rows.group_by("portfolio_id").agg(pl.col("market_value_base").sum().alias("sum")).sort("portfolio_id")
-    notices = []
-    for book, total, nav in (
-        sums.join(table, on="portfolio_id", how="left").select("portfolio_id", "sum", "nav_base").rows()
-    ):
-        if not total > 0.0:
-            message = f"the values sum to {total:,.2f}; a NAV must be above 0"
-            notices.append(Notice("holdings.nav", "quarantine", message, "holdings", book))
-        elif nav is not None and not abs(total / nav - 1.0) <= NAV_WARNING:
-            severity = "warn" if abs(total / nav - 1.0) <= NAV_REFUSAL else "quarantine"
-            message = f"the values sum to {total:,.2f}, nav_base says {nav:,.2f} ({total / nav - 1.0:+.2%})"
-            notices.append(Notice("holdings.nav", severity, message, "holdings", book))  # type: ignore[arg-type]
-    return notices
-
-
-def _proxied(rows: pl.DataFrame, known: set[str], universe: Universe, table: pl.DataFrame) -> list[Notice]:
-    """A warning, or beyond the universe's share a quarantine, for each book with unmapped names."""
-    allowed = universe.settings.unmapped_share
-    navs = _navs(rows, table)
-    unmapped = rows.filter(~pl.col("security_id").is_in(sorted(known)) & ~cash_row()).with_columns(
-        pl.coalesce("exposure_base", "market_value_base").abs().alias("size")
-    )
-    exact = {label.strip().upper(): label for label in sorted(known)}
-    notices = []
-    for (book,), lines in sorted(unmapped.group_by("portfolio_id"), key=lambda item: str(item[0][0])):
-        names = sorted(lines["security_id"].to_list())
-        share = float(lines["size"].sum()) / navs[str(book)]
-        hints = [f"{n} (is {exact[n.strip().upper()]} meant?)" if n.strip().upper() in exact else n for n in names[:5]]
-        shown = ", ".join(hints) + (", ..." if len(names) > 5 else "")
-        severity = "warn" if share <= allowed else "quarantine"
-        message = (
-            f"{len(names)} held name{'s are' if len(names) > 1 else ' is'} not in the model, {share:.2%} of NAV "
-            f"({'proxy exposures are used' if severity == 'warn' else f'at most {allowed:.2%} may be'}): {shown}"
-        )
-        notices.append(Notice("holdings.unmapped", severity, message, "holdings", str(book)))  # type: ignore[arg-type]
-    return notices
-
-
-def _navs(rows: pl.DataFrame, table: pl.DataFrame) -> dict[str, float]:
-    sums = rows.group_by("portfolio_id").agg(pl.col("market_value_base").sum().alias("sum"))
-    joined = sums.join(table.select("portfolio_id", "nav_base"), on="portfolio_id", how="left")
-    return {book: nav or total for book, total, nav in joined.select("portfolio_id", "sum", "nav_base").iter_rows()}
+    checked = check_holdings(holdings, portfolios, known=model.securities, universe=universe, as_of=as_of)
+    extended = _extend(model, curve, list(checked.strangers)) if checked.strangers else model
+    books = Axis.of("portfolio", checked.rows["portfolio_id"].to_list())
+    leaves = _leaf_portfolios(checked, books, extended)
+    return _with_parents(leaves), checked.notices
 
 
 def _extend(model: RiskModel, curve: Curve, strangers: list[str]) -> RiskModel:
@@ -315,29 +182,28 @@ def _extend(model: RiskModel, curve: Curve, strangers: list[str]) -> RiskModel:
     return model.with_proxies(axis.labels, exposures)
 
 
-def _leaf_portfolios(
-    rows: pl.DataFrame, table: pl.DataFrame, books: Axis, model: RiskModel, day: dt.date
-) -> Portfolios:
-    navs = _navs(rows, table)
-    nav = np.array([navs[book] for book in books.labels])
-    lines = rows.filter(~cash_row()).with_columns(pl.coalesce("exposure_base", "market_value_base").alias("exposure"))
-    at = books.positions(lines["portfolio_id"].to_list(), "holdings")
-    columns = model.securities.positions(lines["security_id"].to_list(), "holdings")
+def _leaf_portfolios(checked: CheckedHoldings, books: Axis, model: RiskModel) -> Portfolios:
+    nav = np.array([checked.navs[book] for book in books.labels])
+    lines = checked.rows.filter(~cash_row()).with_columns(
+        pl.coalesce("exposure_base", "market_value_base").alias("exposure")
+    )
+    at = books.positions(lines["portfolio_id"], "holdings")
+    columns = model.securities.positions(lines["security_id"], "holdings")
     shape = (len(books), len(model.securities))
     weights = csr_array((lines["exposure"].to_numpy() / nav[at], (at, columns)), shape=shape)
-    money = rows.filter(cash_row()).group_by("portfolio_id").agg(pl.col("market_value_base").sum())
+    money = checked.rows.filter(cash_row()).group_by("portfolio_id").agg(pl.col("market_value_base").sum())
     cash = books.vector(money, "market_value_base", label="portfolio_id", source="holdings", fill=0.0)
     return Portfolios(
-        as_of=day,
+        as_of=checked.as_of,
         ids=books,
         is_parent=np.zeros(len(books), dtype=bool),
         model=model,
         weights=weights,
         cash=cash / nav if len(books) else cash,
         nav=nav,
-        table=table,
-        holdings=rows,
-        empty=(),
+        table=checked.table,
+        holdings=checked.rows,
+        empty=checked.empty,
     )
 
 

@@ -23,7 +23,7 @@ class View(Strict):
     factor: str | None = None
     tier: str | None = None
     security: str | None = None
-    value: float | None = Field(default=None, le=10.0)
+    value: float | None = Field(default=None, ge=-2.0, le=10.0)
     total: float | None = Field(default=None, ge=-1.0, le=10.0)
     pure: float | None = Field(default=None, ge=-2.0, le=10.0)
     source: str = Field(min_length=1)
@@ -88,6 +88,12 @@ class ScenarioBody(Strict):
         if twice := sorted({" ".join(subject) for subject in subjects if subjects.count(subject) > 1}):
             raise ValueError(f"two views on {', '.join(twice)}; state each once")
         return views
+
+    @model_validator(mode="after")
+    def _damping_has_something_to_damp(self) -> "ScenarioBody":
+        if self.propagation == "none" and self.damping > 0.0:
+            raise ValueError("damping has no meaning with propagation none; remove it or write conditional")
+        return self
 
 
 @dataclass(frozen=True, slots=True)

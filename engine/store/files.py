@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,7 @@ class Source:
         return hashlib.sha256(self.content).hexdigest()
 
 
-def read_source(path: Path, name: str) -> Source:
+def read_source(path: Path, name: str, *, may_be_empty: bool = False) -> Source:
     """Read a regular file whole.
 
     Raises:
@@ -46,21 +47,14 @@ def read_source(path: Path, name: str) -> Source:
         content = path.read_bytes()
     except OSError as error:
         raise StorageError(f"{name}: cannot read {path}: {error.strerror or error}") from None
-    if not content:
+    if not content and not may_be_empty:
         raise InputFileError(f"{name}: {path} is empty (0 bytes); export it again")
     return Source(name, path, content)
 
 
 def decode_text(source: Source) -> str:
-    """The text of a UTF-8 file.
-
-    Raises:
-        InputFileError: it is not UTF-8.
-    """
-    try:
-        return source.content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputFileError(f"{source.path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    """The text of a file; bytes that are not UTF-8 become U+FFFD, which its reader refuses with a place."""
+    return source.content.decode("utf-8", errors="replace")
 
 
 def decode_table(source: Source, table: str) -> pl.DataFrame:
@@ -95,7 +89,9 @@ def _decode_csv(source: Source, table: str) -> pl.DataFrame:
         first = (str(error).splitlines() or ["unreadable"])[0][:200]
         raise InputFileError(f"{table}: {source.path} is not a readable CSV file: {first}") from None
     wanted = CONTRACTS[table].columns if table in CONTRACTS else {}
-    casts, faults = [], []
+    repeated = [match[1] for name in text.columns if (match := re.fullmatch(r"(.+)_duplicated_\d+", name))]
+    faults = [f"column '{name}' appears twice" for name in sorted(set(repeated) & set(text.columns))]
+    casts = []
     for name in text.columns:
         dtype = wanted.get(name, pl.String)
         cells = text[name]

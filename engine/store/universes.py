@@ -85,7 +85,7 @@ def read_universe(root: Path, overrides: Mapping[str, Path], *, only: Sequence[s
     paths = [root / "universe.yaml", *sorted(root.glob("scenarios/*.yaml")), *sorted(root.glob("mandates/*.yaml"))]
     for path in paths:
         name = path.relative_to(root).as_posix()
-        sources[name] = read_source(path, name)
+        sources[name] = read_source(path, name, may_be_empty=True)
         texts[name] = decode_text(sources[name])
     tables: dict[str, pl.DataFrame] = {}
     for table in only:

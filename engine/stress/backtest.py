@@ -13,7 +13,7 @@ from engine.curve.factors import basket_weights, market_returns
 from engine.curve.returns import ReturnPanel, build_returns
 from engine.curve.universe import Universe
 from engine.errors import CalibrationError
-from engine.intake import Notice
+from engine.intake import Notice, screen
 from engine.risk.calibration import Calibration, calibrate
 from engine.scenarios.scenario import Scenario, ScenarioBody, View
 from engine.stress.propagation import Shock, propagate
@@ -59,8 +59,10 @@ def backtest_event(
         CalibrationError: no prices on the event date, a basket without return on it, or a
             history too short before it.
     """
-    before = prices.filter(pl.col("date") < event_date) if "date" in prices.columns else prices
-    last = before["date"].max() if before.height and "date" in before.columns else None
+    if prices.schema.get("date") != pl.Date:
+        screen(prices, "prices", source, by="security_id")
+    before = prices.filter(pl.col("date") < event_date)
+    last = before["date"].max()
     if not isinstance(last, dt.date):
         raise CalibrationError(f"{source}: no price before {event_date}; a back-test needs a history")
     calibration = calibrate(before, universe, as_of=last, source=source)

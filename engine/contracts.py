@@ -20,7 +20,6 @@ ID_PATTERN: Final = r"^[A-Za-z0-9^][A-Za-z0-9._:\-]*$"
 """Ids are ASCII and start with a letter or digit: no path, blank, control or look-alike."""
 
 ROW_NUMBER: Final = "row_number"
-
 STAGES: Final = ("before", "after")
 STATUSES: Final = ("certified", "held", "infeasible", "quarantined", "empty", "not_due", "stress_only")
 KINDS: Final = ("stock", "etf", "index", "cash")
@@ -55,6 +54,9 @@ def _number(unit: str, sign: str = "any", *, nullable: bool = False, **bounds: A
 def _count(unit: str, *, nullable: bool = False) -> Any:
     return dy.Int64(nullable=nullable, min=0, metadata={"unit": unit, "sign": ">= 0"})
 
+
+LARGEST: Final = 1e15
+"""No price, quantity or value is larger; what is would overflow before it could be checked."""
 
 FRACTION = "fraction of NAV"
 MONEY = "base currency"
@@ -103,11 +105,11 @@ class Holdings(dy.Schema):
     as_of = _date(key=True)
     portfolio_id = _id(key=True)
     security_id = _id(key=True)
-    quantity = _number("shares; money for cash")
-    price = _number("currency", "> 0", min_exclusive=0.0)
+    quantity = _number("shares; money for cash", min=-LARGEST, max=LARGEST)
+    price = _number("currency", "> 0", min_exclusive=0.0, max=LARGEST)
     currency = _text()
-    market_value_base = _number(MONEY)
-    exposure_base = _number(f"{MONEY}, by delta", nullable=True)
+    market_value_base = _number(MONEY, min=-LARGEST, max=LARGEST)
+    exposure_base = _number(f"{MONEY}, by delta", nullable=True, min=-LARGEST, max=LARGEST)
 
 
 class Benchmarks(dy.Schema):
@@ -389,7 +391,7 @@ CONTRACTS: Final = MappingProxyType(
 
 
 def empty(name: str) -> pl.DataFrame:
-    """A table without rows, in the shape of its contract."""
+    """A table without rows."""
     return pl.DataFrame(schema=CONTRACTS[name].columns)
 
 

@@ -84,8 +84,12 @@ def _load(text: str, source: str) -> Any:
     except (YAMLError, ValueError) as error:
         raise ConfigurationError([f"{source}:1:1: not valid YAML: {' '.join(str(error).split())[:200]}"]) from None
     if not isinstance(root, dict):
-        raise ConfigurationError([f"{source}:1:1: expected keys and values, found {type(root).__name__}"])
+        raise ConfigurationError([f"{source}:1:1: expected keys and values, found {_kind(root)}"])
     return root
+
+
+def _kind(root: Any) -> str:
+    return "nothing" if root is None else "a list" if isinstance(root, list) else repr(root)[:40]
 
 
 def _refuse_tricks(text: str, source: str) -> None:
@@ -96,6 +100,8 @@ def _refuse_tricks(text: str, source: str) -> None:
             raise ConfigurationError([f"{at}: anchors and aliases are not read; write the value out"])
         if getattr(event, "tag", None):
             raise ConfigurationError([f"{at}: the tag {event.tag} is not read; remove it"])
+        if getattr(event, "value", None) == "<<":
+            raise ConfigurationError([f"{at}: merge keys are not read; write the values out"])
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise ConfigurationError([f"{at}: nested deeper than {MAX_DEPTH} levels"])
@@ -147,5 +153,6 @@ def _words(fault: dict[str, Any], known: list[str]) -> str:
             return str(fault["ctx"]["error"])
         case _:
             found = fault["input"]
-            shown = repr(found) if not isinstance(found, dict | tuple) else type(found).__name__
-            return f"{name}: {fault['msg'][0].lower()}{fault['msg'][1:]}; found {shown}"
+            shown = "a mapping" if isinstance(found, dict) else "a list" if isinstance(found, tuple) else repr(found)
+            said = fault["msg"].replace("tuple", "list").replace("dictionary", "mapping")
+            return f"{name}: {said[0].lower()}{said[1:]}; found {shown}"

@@ -171,12 +171,20 @@ def _broken_rules(frame: pl.DataFrame, contract: Contract) -> list[tuple[str, pl
     _, failures = contract.numbered_schema.filter(frame.rename({_ROW: ROW_NUMBER}))
     if not failures.counts():
         return []
-    details = failures.details()
-    return [
-        (rule, details.filter(pl.col(rule).cast(pl.String) == "invalid").rename({ROW_NUMBER: _ROW}))
-        for rule in details.columns
-        if rule in failures.counts()
-    ]
+    details = failures.details().rename({ROW_NUMBER: _ROW})
+    found = [(rule, details.filter(_breaks(rule, details.columns))) for rule in failures.counts()]
+    order = {rule: position for position, rule in enumerate(details.columns)}
+    return sorted(((rule, bad) for rule, bad in found if bad.height), key=lambda item: order[item[0]])
+
+
+def _breaks(rule: str, columns: list[str]) -> pl.Expr:
+    """Rows that break a rule; what is no number breaks its bounds too, which nobody need read."""
+    column, _, check = rule.partition("|")
+    broken = pl.col(rule).cast(pl.String) == "invalid"
+    for worse in ("nan", "inf") if check in ("min", "max", "min_exclusive") else ():
+        if f"{column}|{worse}" in columns:
+            broken &= pl.col(f"{column}|{worse}").cast(pl.String) != "invalid"
+    return broken
 
 
 def _phrase(contract: Contract, rule: str, bad: pl.DataFrame) -> str:

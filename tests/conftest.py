@@ -120,6 +120,7 @@ def written(
     (root / "mandates" / "careful.yaml").write_text(MANDATE)
     model = calibration.model
     card: dict[str, Any] = {
+        "universe": "planted",
         "as_of": model.as_of.isoformat(),
         "factors": list(model.factors.labels),
         "tails": asdict(model.tails),

@@ -91,3 +91,34 @@ def test_a_book_name_with_brackets_is_printed_as_it_is(
     bundled.portfolios.with_columns(pl.when(mine).then(pl.lit(name)).otherwise("name").alias("name")).write_csv(path)
     assert run(["stress", "--portfolios", path, "--portfolio", "family_office", "--detail"]) == 0
     assert name in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("label", ["CASH:EUR", "CASH:", "CASH:USD2"])
+def test_a_security_relabelled_as_cash_is_no_cash(label: str, bundled: LoadedUniverse) -> None:
+    odd = bundled.holdings.with_columns(
+        pl.when(one(bundled, "ai_infrastructure")).then(pl.lit(label)).otherwise("security_id").alias("security_id")
+    )
+    assert ("holdings.cash", "quarantine", "ai_infrastructure") in codes(checked(bundled, odd))
+
+
+def test_a_value_too_large_to_be_one_sets_its_book_aside(bundled: LoadedUniverse) -> None:
+    odd = bundled.holdings.with_columns(
+        pl.when(one(bundled, "family_office")).then(1e308).otherwise("quantity").alias("quantity")
+    )
+    assert ("holdings.quantity.max", "quarantine", "family_office") in codes(checked(bundled, odd))
+
+
+def test_holdings_before_the_model_and_long_after_it_are_warned_of(bundled: LoadedUniverse) -> None:
+    for day, words in ((dt.date(2025, 1, 23), "has seen days up to"), (dt.date(2025, 6, 30), "days older than")):
+        loaded = replace(bundled, holdings=bundled.holdings.with_columns(pl.lit(day).alias("as_of")))
+        notices = [n.message for n in stress_portfolios(loaded).notices if n.code == "model.date"]
+        assert len(notices) == 1 and words in notices[0]
+
+
+def test_a_scenario_past_its_date_or_beyond_total_loss_runs_with_a_warning(bundled: LoadedUniverse) -> None:
+    text = (
+        "id: old\ntitle: Old\nversion: 1.0.0\nkind: shock\nhorizon_days: 1\nnarrative: Old.\nauthor: tests\n"
+        "valid_until: 2024-12-31\npropagation: none\nviews:\n  - {factor: market, value: -0.9, source: judgement}\n"
+    )
+    codes_found = {notice.code for notice in stress_portfolios(bundled, texts={"old.yaml": text}).notices}
+    assert codes_found == {"scenario.expired", "scenario.below_total_loss"}

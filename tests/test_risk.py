@@ -443,7 +443,7 @@ def test_parents_that_cannot_be_are_refused(universe: Universe, calibration: Cal
     with pytest.raises(ContractError, match="a: unknown parent_id 'house'; allowed: a"):
         weigh(calibration, universe, holdings, orphan)
     mixed = make_portfolios({"a": None, "b": None}).with_columns(pl.Series("base_currency", ["USD", "EUR"]))
-    with pytest.raises(ContractError, match="several base currencies: EUR, USD; run them apart"):
+    with pytest.raises(ContractError, match="b: base_currency EUR, the universe is in USD"):
         weigh(calibration, universe, holdings, mixed)
 
 

@@ -1,15 +1,16 @@
 """``calibrate_model`` and ``backtest``: prices become a model, and a model meets a day."""
 
 import datetime as dt
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 import engine
-from engine.curve.universe import Universe, build_universe, read_settings, replace_baskets
+from engine.curve.universe import Universe, build_universe, read_settings, replace_baskets, without_foreign_tiers
 from engine.errors import InputFileError
+from engine.intake import Notice
 from engine.risk.calibration import Calibration, calibrate
 from engine.store.files import Source, decode_table, read_source
 from engine.store.universes import find_universe, read_universe
@@ -49,25 +50,27 @@ def calibrate_model(
     Raises:
         EngineError: a leaf that names the file at fault and the remedy.
     """
-    checked, price_source, sources = _inputs(prices, universe, securities, baskets)
-    frame = decode_table(price_source, "prices")
+    given = _inputs(prices, universe, securities, baskets)
+    frame = decode_table(given.prices, "prices")
     latest = frame["date"].max() if frame.schema.get("date") == pl.Date else None
     day = as_of or (latest if isinstance(latest, dt.date) else dt.date.max)
-    result = calibrate(frame, checked, as_of=day, source=str(price_source.path))
+    result = calibrate(frame, given.universe, as_of=day, source=str(given.prices.path))
+    result = replace(result, notices=(*given.notices, *result.notices))
+    settings = given.universe.settings
     model = result.model
     card = {
         "format": 1,
         "engine_version": engine.__version__,
-        "universe": checked.settings.id,
+        "universe": settings.id,
         "as_of": model.as_of.isoformat(),
         "first_date": result.panel.dates[0].isoformat(),
         "days": len(result.panel.dates),
         "securities": len(model.securities),
         "factors": list(model.factors.labels),
-        "settings": checked.settings.calibration.model_dump(),
+        "settings": settings.calibration.model_dump(),
         "tails": asdict(model.tails),
         "prior_variance": dict(zip(model.factors.labels, map(float, result.exposures.prior_variance), strict=True)),
-        "inputs": {source.name: source.sha256 for source in sources},
+        "inputs": {source.name: source.sha256 for source in given.sources},
     }
     return CalibratedModel(result, card)
 
@@ -94,15 +97,23 @@ def backtest(
     Raises:
         EngineError: a leaf that names the file at fault and the remedy.
     """
-    checked, price_source, _ = _inputs(prices, universe, securities, baskets)
-    frame = decode_table(price_source, "prices")
-    level = band if band is not None else checked.settings.stress.band
-    return backtest_event(frame, checked, event_date=event_date, band=level, source=str(price_source.path))
+    given = _inputs(prices, universe, securities, baskets)
+    frame = decode_table(given.prices, "prices")
+    level = band if band is not None else given.universe.settings.stress.band
+    source = str(given.prices.path)
+    result = backtest_event(frame, given.universe, event_date=event_date, band=level, source=source)
+    return replace(result, notices=(*given.notices, *result.notices))
 
 
-def _inputs(
-    prices: str, universe: str, securities: str | None, baskets: str | None
-) -> tuple[Universe, Source, list[Source]]:
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    universe: Universe
+    prices: Source
+    sources: tuple[Source, ...]
+    notices: tuple[Notice, ...]
+
+
+def _inputs(prices: str, universe: str, securities: str | None, baskets: str | None) -> _Inputs:
     root = find_universe(universe)
     overrides = {"securities": Path(securities)} if securities is not None else {}
     folder = read_universe(root, overrides, only=("securities",))
@@ -110,10 +121,15 @@ def _inputs(
         raise InputFileError(f"securities: universe {root} has none; add it or give --securities")
     settings = read_settings(folder.texts["universe.yaml"], "universe.yaml")
     sources = [folder.sources["universe.yaml"], folder.sources["securities"]]
+    table, notices = folder.tables["securities"], list[Notice]()
     if baskets is not None:
         source = read_source(Path(baskets), "baskets")
         settings = replace_baskets(settings, decode_table(source, "baskets"), str(source.path))
         sources.append(source)
-    checked = build_universe(settings, folder.tables["securities"], str(folder.sources["securities"].path))
+        table, dropped = without_foreign_tiers(table, settings)
+        if dropped:
+            words = f"{dropped} declared memberships name tiers that the baskets do not have; they are left out"
+            notices.append(Notice("securities.foreign_tiers", "warn", words, str(folder.sources["securities"].path)))
+    checked = build_universe(settings, table, str(folder.sources["securities"].path))
     price_source = read_source(Path(prices), "prices")
-    return checked, price_source, [price_source, *sources]
+    return _Inputs(checked, price_source, (price_source, *sources), tuple(notices))

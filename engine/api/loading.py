@@ -61,7 +61,7 @@ class LoadedUniverse:
         """
         if not portfolios:
             return self
-        known = sorted(self.portfolios["portfolio_id"].to_list())
+        known = sorted(self.portfolios["portfolio_id"].drop_nulls().to_list())
         if unknown := [name for name in portfolios if name not in known]:
             raise UsageError("; ".join(f"unknown portfolio {name!r}{suggestion(name, known)}" for name in unknown))
         chosen = pl.col("portfolio_id").is_in(sorted(set(portfolios)))
@@ -101,7 +101,9 @@ def load_universe(
             check_columns(folder.tables[table], table, str(folder.sources[table].path))
     settings = read_settings(folder.texts["universe.yaml"], "universe.yaml")
     checked = build_universe(settings, folder.tables["securities"], str(folder.sources["securities"].path))
-    model, curve, model_sources = load_model(root / "model")
+    model, curve, owner, model_sources = load_model(root / "model")
+    if owner != settings.id:
+        raise ModelError(f"model: calibrated for universe {owner!r}, not {settings.id!r}; run engine calibrate again")
     if missing := [tier for tier in settings.tier_ids if tier not in curve.tiers]:
         raise ModelError(f"model: it has no tier {', '.join(missing)} of universe.yaml; run engine calibrate again")
     curve = curve.with_declared(checked.memberships)
@@ -129,8 +131,8 @@ def load_universe(
     )
 
 
-def load_model(root: Path) -> tuple[RiskModel, Curve, dict[str, Source]]:
-    """The risk model and curve in a folder that ``engine calibrate`` wrote.
+def load_model(root: Path) -> tuple[RiskModel, Curve, str, dict[str, Source]]:
+    """The risk model, its curve and its universe's id from a folder that ``engine calibrate`` wrote.
 
     Raises:
         InputFileError, ContractError, AlignmentError, ModelError: as the file at fault needs.
@@ -140,7 +142,7 @@ def load_model(root: Path) -> tuple[RiskModel, Curve, dict[str, Source]]:
         as_of = dt.date.fromisoformat(card["as_of"])
         factors = tuple(map(str, card["factors"]))
         tails = Tails(**{name: float(value) for name, value in card["tails"].items()})
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise ModelError(
             f"{root / 'model.json'}: as_of, factors or tails are missing; run engine calibrate again"
         ) from None
@@ -149,7 +151,7 @@ def load_model(root: Path) -> tuple[RiskModel, Curve, dict[str, Source]]:
     curve = Curve.from_frames(tables["tiers"], tables["memberships"], str(root))
     if absent := model.factors.missing(curve.tiers.labels):
         raise ModelError(f"{root}: tiers {', '.join(absent)} have no factor; run engine calibrate again")
-    return model, curve, sources
+    return model, curve, str(card.get("universe")), sources
 
 
 def scenario_vocabulary(model: RiskModel, curve: Curve) -> dict[str, tuple[str, ...]]:

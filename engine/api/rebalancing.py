@@ -60,5 +60,5 @@ def rebalance_portfolios(
         band=loaded.universe.settings.stress.band,
         notices=ready.notices,
     )
-    tables = rebalance_chunk(ready.portfolios, task)
-    return RebalanceResult(ready.portfolios.as_of, tables, ready.refused, ready.notices)
+    tables, notices = rebalance_chunk(ready.portfolios, task)
+    return RebalanceResult(ready.portfolios.as_of, tables, ready.refused, notices)

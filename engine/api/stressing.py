@@ -3,7 +3,9 @@
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
+import numpy as np
 import polars as pl
 
 from engine.api.loading import LoadedUniverse
@@ -14,6 +16,8 @@ from engine.risk.portfolios import Portfolios, weigh_holdings
 from engine.scenarios.scenario import Scenario, read_scenario
 from engine.stress.plausibility import summarise_scenarios
 from engine.stress.propagation import Shock, propagate
+
+STALE_MODEL_DAYS: Final = 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +118,40 @@ def prepare(loaded: LoadedUniverse, scenarios: Sequence[str], texts: Mapping[str
             refused += error.faults
     if not shocks:
         raise ConfigurationError(refused)
-    return Prepared(portfolios, tuple(shocks), tuple(refused), notices)
+    doubts = [
+        *_date_doubts(loaded, portfolios.as_of),
+        *(doubt for s in shocks for doubt in _doubts(s, portfolios.as_of)),
+    ]
+    return Prepared(portfolios, tuple(shocks), tuple(refused), (*notices, *doubts))
+
+
+def _date_doubts(loaded: LoadedUniverse, as_of: dt.date) -> list[Notice]:
+    """A warning when the model has seen days after the holdings, or is older than a month."""
+    model = loaded.model.as_of
+    if as_of < model:
+        words = f"the model has seen days up to {model}, after the holdings of {as_of}"
+    elif (as_of - model).days > STALE_MODEL_DAYS:
+        words = (
+            f"the model of {model} is {(as_of - model).days} days older than the holdings of {as_of}; calibrate again"
+        )
+    else:
+        return []
+    return [Notice("model.date", "warn", words, "model")]
+
+
+def _doubts(shock: Shock, as_of: dt.date) -> list[Notice]:
+    """Warnings about a scenario that runs: expired, or taking more from a name than it is worth."""
+    body, name = shock.scenario.body, shock.scenario.id
+    doubts = []
+    if body.valid_until is not None and body.valid_until < as_of:
+        words = f"scenario {name} was valid until {body.valid_until}; review it"
+        doubts.append(Notice("scenario.expired", "warn", words, "scenarios"))
+    gone = [shock.model.securities.labels[i] for i in np.flatnonzero(shock.total < -1.0)]
+    if gone:
+        shown = ", ".join(gone[:3]) + (", ..." if len(gone) > 3 else "")
+        words = f"scenario {name} takes more than 100 % from {len(gone)} names ({shown}): too large for a linear model"
+        doubts.append(Notice("scenario.below_total_loss", "warn", words, "scenarios"))
+    return doubts
 
 
 def pick_scenarios(

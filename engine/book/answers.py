@@ -59,14 +59,20 @@ def _unchanged(books: Portfolios, kept: list[bool]) -> pl.DataFrame:
 
 def with_quantities(targets: pl.DataFrame, books: Portfolios, securities: pl.DataFrame) -> pl.DataFrame:
     """The table ``targets``: shares after, fractional; untouched holdings keep their shares."""
+    untouched = pl.col("weight_after") == pl.col("weight_before")
     frame = _priced(targets, books, securities).with_columns(
-        (pl.col("weight_after") * pl.col("nav") / pl.col("price")).alias("quantity_after")
+        pl.when(untouched)
+        .then(pl.col("held_quantity"))
+        .otherwise(pl.col("weight_after") * pl.col("nav") / pl.col("price"))
+        .alias("quantity_after")
     )
     return frame.select(list(CONTRACTS["targets"].columns)).sort("portfolio_id", "security_id")
 
 
 def _priced(frame: pl.DataFrame, books: Portfolios, securities: pl.DataFrame) -> pl.DataFrame:
-    held = books.holdings.select("portfolio_id", "security_id", pl.col("price").alias("held_price"))
+    held = books.holdings.select(
+        "portfolio_id", "security_id", pl.col("price").alias("held_price"), pl.col("quantity").alias("held_quantity")
+    )
     listed = securities.select("security_id", pl.col("price").alias("listed_price"), "adv_base")
     navs = pl.DataFrame({"portfolio_id": books.ids.labels, "nav": books.nav})
     return (

@@ -52,7 +52,7 @@ class Task:
     notices: tuple[Notice, ...]
 
 
-def rebalance_chunk(portfolios: Portfolios, task: Task) -> dict[str, pl.DataFrame]:
+def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.DataFrame], tuple[Notice, ...]]:
     """Rebalance every book that has a mandate; measure before and after.
 
     Only certified weights move a book. A book with a short position under a long-only
@@ -64,12 +64,16 @@ def rebalance_chunk(portfolios: Portfolios, task: Task) -> dict[str, pl.DataFram
         task: Mandates, scenarios, tables.
 
     Returns:
-        Every output table of the run by contract name, columns and order as in the contracts.
+        Every output table of the run by contract name, columns and order as in the contracts;
+        and every notice, the ones that came in included.
     """
     benchmarks, faults = weigh_benchmarks(task.benchmarks, portfolios)
     books = portfolios.books()
     cases = _cases(books, task)
-    notices = [*task.notices, *faults, *(notice for case in cases for notice in _unfit(case, books, task))]
+    priced = set(task.securities.filter(pl.col("price").is_not_null())["security_id"].to_list())
+    notices = [*task.notices, *faults]
+    for case in cases:
+        notices += _unfit(case, books, task, benchmarks, priced)
     aside = {notice.portfolio_id for notice in notices if notice.severity == "quarantine"}
     terms = Terms(
         model=portfolios.model,
@@ -102,8 +106,9 @@ def rebalance_chunk(portfolios: Portfolios, task: Task) -> dict[str, pl.DataFram
     ).sort(CONTRACTS["portfolio_summary"].key)
     tables["shocks"] = pl.concat([shock.frame for shock in task.shocks]).sort("scenario_id", "security_id")
     tables["scenario_summary"] = summarise_scenarios(list(task.shocks))
+    notices += _why_not(results)
     tables["exceptions"] = notices_frame(notices)
-    return tables
+    return tables, tuple(notices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +186,9 @@ def _evidence(portfolios: Portfolios, task: Task) -> Evidence:
     )
 
 
-def _unfit(case: _Case, books: Portfolios, task: Task) -> list[Notice]:
+def _unfit(
+    case: _Case, books: Portfolios, task: Task, benchmarks: Mapping[str, Mapping[str, float]], priced: set[str]
+) -> list[Notice]:
     """Why a book cannot be rebalanced as it is; it is measured all the same."""
     limits, book = case.mandate.limits, case.portfolio_id
     faults: dict[str, str] = {}
@@ -200,4 +207,31 @@ def _unfit(case: _Case, books: Portfolios, task: Task) -> list[Notice]:
         faults["book.unmodelled"] = (
             f"mandate {case.mandate.id} names {', '.join(strangers[:3])}, which the model does not know"
         )
+    index = benchmarks.get(case.benchmark_id, {}) if case.benchmark_id is not None else {}
+    candidates = {*index, *case.mandate.buy_list, *limits.weights} - set(case.weights)
+    if free := sorted(candidates - priced):
+        faults["book.unpriced"] = f"the securities table has no price of {', '.join(free[:3])}, which it could buy"
     return [Notice(code, "quarantine", message, "holdings", book) for code, message in faults.items()]
+
+
+def _why_not(results: list[tuple[Problem, Answer]]) -> list[Notice]:
+    """For every book without a certified answer, what stands in the way."""
+    notices = []
+    for problem, answer in results:
+        if answer.status == "infeasible":
+            weights = sorted(answer.duals.items(), key=lambda item: -item[1])
+            together = ", ".join(name for name, weight in weights if weight > 1e-3 * weights[0][1])
+            message = (
+                f"no portfolio keeps {together} together with the bounds on weights: proven; "
+                f"each would have to give way by {answer.conflict:.2%}"
+            )
+        elif answer.status == "held":
+            missed = "no solver gave an answer"
+            if answer.verdict is not None:
+                missed = f"{answer.verdict.worst_limit} missed by {answer.verdict.max_violation:.1e}, gap "
+                missed += f"{answer.verdict.relative_gap:.1e}"
+            message = f"no answer could be certified ({missed}); nothing is traded"
+        else:
+            continue
+        notices.append(Notice(f"book.{answer.status}", "warn", message, "mandates", problem.portfolio_id))
+    return notices

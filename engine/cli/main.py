@@ -10,7 +10,7 @@ from typing import Final, NoReturn
 import click
 
 import engine
-from engine.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EngineError
+from engine.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EngineError, StorageError
 
 COMMANDS: Final = {
     "stress": ("engine.cli.stress", "Stress the books under scenarios and print what they lose."),
@@ -75,26 +75,36 @@ def run(arguments: list[str]) -> int:
     """The exit code of one call; messages have gone to stderr."""
     try:
         code = cli.main(args=arguments, prog_name="engine", standalone_mode=False)
-        sys.stdout.flush()
-    except EngineError as error:
-        _say(str(error))
-        return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        _say("interrupted")
-        return EXIT_INTERRUPTED
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
         # The reader of stdout has left; point it at nothing so that Python's exit is quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
+    except (KeyboardInterrupt, click.Abort):
+        _say("interrupted")
+        return EXIT_INTERRUPTED
     except Exception as error:  # noqa: BLE001  the one boundary: no traceback reaches a user
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(frame.filename).name}:{frame.lineno}"
-        _say(f"internal error, please report it: {type(error).__name__}: {error} ({place})")
-        return EXIT_INTERNAL
+        return _refusal(error)
     return code if isinstance(code, int) else EXIT_OK
+
+
+def _refusal(error: Exception) -> int:
+    """Say why on stderr and give the exit code of the refusal."""
+    match error:
+        case EngineError():
+            _say(str(error))
+            return error.exit_code
+        case click.ClickException():
+            error.show()
+            return error.exit_code
+        case OSError():
+            _say(f"cannot write the result: {error.strerror or error}")
+            return StorageError.exit_code
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(frame.filename).name}:{frame.lineno}"
+    _say(f"internal error, please report it: {type(error).__name__}: {error} ({place})")
+    return EXIT_INTERNAL
 
 
 def _say(message: str) -> None:

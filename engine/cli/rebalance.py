@@ -48,10 +48,16 @@ def command(
         command="rebalance",
         tables=result.tables,
         inputs=loaded.sources,
-        configuration={"universe": loaded.universe.settings.model_dump(mode="json"), "portfolios": list(only)},
+        configuration={
+            "universe": loaded.universe.settings.model_dump(mode="json"),
+            "scenarios": list(scenarios),
+            "portfolios": list(only),
+            "as_of": None if as_of is None else as_of.isoformat(),
+        },
         summary={"books_by_status": counts},
     )
     run = write_adhoc(Path(out), left)
+    click.echo(f"written: {run}", err=True)
     if form == "json":
         names = ["portfolio_summary", "stress", "limits", "certificates", "trades", "exceptions"]
         tables = {name: result.tables[name].to_dicts() for name in names}
@@ -63,7 +69,6 @@ def command(
         show_rebalance(screen, result.tables, loaded.universe.settings.stress.scenario)
         if detail:
             show_trades(screen, result.tables)
-        click.echo(f"written: {run}")
     troubled = _breach_stays(result) or any(counts.get(state) for state in ("held", "quarantined", "infeasible"))
     if fail_on_breach and troubled:
         return EXIT_BREACH

@@ -87,7 +87,12 @@ def _write(out: Path, loaded: LoadedUniverse, result: StressResult, texts: dict[
         command="stress",
         tables=result.tables,
         inputs=[*loaded.sources, *extra],
-        configuration={"universe": loaded.universe.settings.model_dump(mode="json")},
+        configuration={
+            "universe": loaded.universe.settings.model_dump(mode="json"),
+            "scenarios": result.tables["scenario_summary"]["scenario_id"].to_list(),
+            "portfolios": sorted(loaded.portfolios["portfolio_id"].to_list()),
+            "as_of": result.as_of.isoformat(),
+        },
         summary={"scenarios": result.tables["scenario_summary"]["scenario_id"].to_list()},
     )
     return write_adhoc(out, run)

@@ -81,7 +81,7 @@ def build_factors(panel: ReturnPanel, universe: Universe) -> FactorPanel:
     """
     settings = universe.settings
     market = market_returns(panel, universe)
-    core = np.array([[name in tier.core for name in panel.securities.labels] for tier in settings.tiers])
+    core = np.array([[name in tier.core for name in panel.securities.labels] for tier in settings.tiers], dtype=bool)
     baskets = np.column_stack([_basket(panel, universe, row) for row in core])
     _refuse_gaps(panel, universe, market, baskets, core)
     weights = decay_weights(len(panel.dates), settings.calibration.exposure_half_life_days)

@@ -66,6 +66,8 @@ def build_returns(
         CalibrationError: no price on or before ``as_of``.
     """
     listed = sorted(securities["security_id"].to_list())
+    if prices.height and "date" in prices.columns and prices["date"].null_count():
+        screen(prices.filter(pl.col("date").is_null()), "prices", source, by="security_id")
     if prices.height and prices.schema.get("date") == pl.Date:
         prices = prices.filter(pl.col("date") <= as_of)
         if not prices.height:
@@ -94,6 +96,8 @@ def build_returns(
         raise CalibrationError(f"{source}: no listed security has two prices in a row on or before {as_of}")
     values, odd = _without_splits(values, names, dates, source)
     kept, dead = _alive(close, values, names, source)
+    if not kept:
+        raise CalibrationError(f"{source}: no series is alive on {as_of}; first: {dead[0].message}")
     last = _last_observed(close)
     panel = ReturnPanel(
         dates=dates,

@@ -10,6 +10,7 @@ from engine.axes import Axis
 from engine.conventions import OFF_CURVE
 from engine.curve.factors import FactorPanel
 from engine.curve.universe import Universe
+from engine.errors import ContractError
 from engine.intake import admit
 
 
@@ -37,8 +38,16 @@ class Curve:
         """
         ordered = admit(tiers, "tiers", source).frame.sort("ordinal")
         axis = Axis("tier", tuple(ordered["tier"].to_list()))
+        faults = []
+        if ordered["ordinal"].to_list() != list(range(len(axis))):
+            faults.append(f"ordinals must be 0 to {len(axis) - 1}; found {ordered['ordinal'].to_list()}")
         members = admit(memberships, "memberships", source).frame
         axis.positions(members["tier"].to_list(), f"memberships ({source})")
+        sums = members.group_by("security_id").agg(pl.col("weight").sum()).filter(pl.col("weight") > 1.0 + 1e-9)
+        if sums.height:
+            faults.append(f"memberships sum to more than 1: {', '.join(sums['security_id'].sort().head(5).to_list())}")
+        if faults:
+            raise ContractError(f"curve ({source})", faults)
         return cls(axis, ordered["beta"].to_numpy().copy(), members)
 
     def with_declared(self, memberships: pl.DataFrame) -> "Curve":

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import polars as pl
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from engine.conventions import MARKET, OFF_CURVE
 from engine.documents import Strict, parse_document, suggestion
@@ -141,20 +141,33 @@ def replace_baskets(settings: UniverseSettings, baskets: pl.DataFrame, source: s
     if absent := [name for name in ("tier", "security_id") if name not in baskets.columns]:
         raise ContractError(f"baskets ({source})", [f"missing column {name}" for name in absent])
     titles = {tier.id: tier.title for tier in settings.tiers}
-    order = list(dict.fromkeys(map(str, baskets["tier"].to_list())))
-    tiers = tuple(
-        {
-            "id": tier,
-            "title": titles.get(tier, tier),
-            "core": tuple(map(str, baskets.filter(pl.col("tier").cast(pl.String) == tier)["security_id"].to_list())),
-        }
-        for tier in order
-    )
+    members: dict[str, list[str]] = {}
+    for tier, name in baskets.select(pl.col("tier", "security_id").cast(pl.String)).drop_nulls().iter_rows():
+        members.setdefault(tier, []).append(name)
+    faults = [
+        f"tier {tier!r} has {len(names)} core name; at least 2" for tier, names in members.items() if len(names) < 2
+    ]
+    if len(members) < 2:
+        faults.append(f"{len(members)} tiers; at least 2 make a curve")
+    if faults:
+        raise ContractError(f"baskets ({source})", faults)
+    tiers = tuple({"id": t, "title": titles.get(t, t), "core": tuple(names)} for t, names in members.items())
     try:
         return UniverseSettings.model_validate({**settings.model_dump(), "tiers": tiers})
-    except ValueError as error:
-        faults = [" ".join(str(e.get("msg", e)).split()) for e in getattr(error, "errors", list)()]
-        raise ContractError(f"baskets ({source})", faults or [str(error)]) from None
+    except ValidationError as error:
+        words = [" ".join(fault["msg"].removeprefix("Value error, ").split()) for fault in error.errors()]
+        raise ContractError(f"baskets ({source})", words) from None
+
+
+def without_foreign_tiers(securities: pl.DataFrame, settings: UniverseSettings) -> tuple[pl.DataFrame, int]:
+    """The securities without memberships that name a tier of another curve, and how many those were."""
+    if "membership" not in securities.columns or securities.schema["membership"] != pl.String:
+        return securities, 0
+    named = pl.col("membership").str.extract_all(r"[^;:\s]+:").list.eval(pl.element().str.strip_suffix(":"))
+    foreign = named.list.set_difference(list(settings.tier_ids)).list.len() > 0
+    count = int(securities.select(foreign.fill_null(False).sum()).item())
+    kept = pl.when(foreign).then(None).otherwise("membership").alias("membership")
+    return securities.with_columns(kept), count
 
 
 def build_universe(settings: UniverseSettings, securities: pl.DataFrame, source: str) -> Universe:

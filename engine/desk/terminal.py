@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import polars as pl
+from rich import markup
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +24,11 @@ def console() -> Console:
     """stdout, honouring NO_COLOR; a fixed width when it is no terminal."""
     screen = Console(highlight=False, soft_wrap=False)
     return screen if screen.is_terminal else Console(highlight=False, width=PIPE_WIDTH, soft_wrap=False)
+
+
+def escape(text: str) -> str:
+    """Text of an input as it is: no markup, and no character that moves the cursor."""
+    return markup.escape("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text))
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -154,7 +159,7 @@ def _loss_table(rows: list[dict[str, Any]], parts: pl.DataFrame, tiers: Sequence
             table.add_section()
             table.add_row()
             seen_parent = True
-        budget = "" if row["budget"] is None else percent(row["budget"])
+        budget = "" if row["budget"] is None else f"{100.0 * row['budget']:.4g}"
         breach = Text("BREACH", style="bold red") if row["breach"] else Text("ok" if row["budget"] else "")
         table.add_row(
             escape(row["name"]),
@@ -209,7 +214,7 @@ def show_rebalance(screen: Console, tables: Mapping[str, pl.DataFrame], scenario
             Text(row["status"], style="green" if row["status"] == "certified" else "bold red"),
             Text(percent(before[0], 2) if before else "", style="red" if before and before[2] else ""),
             Text(percent(now[0], 2) if now else "", style="red" if now and now[2] else ""),
-            percent(now[1]) if now else "",
+            "" if now is None or now[1] is None else f"{100.0 * now[1]:.4g}",
             percent(row["turnover"]),
             money(row["cost_base"]),
             _gap(proof),

@@ -20,6 +20,9 @@ from engine.errors import ModelError
 from engine.mandates.mandate import Mandate
 
 UNIT: Final = 2.0**-53
+LARGEST: Final = 1e6
+"""A weight or multiplier beyond this proves nothing and is refused before it overflows."""
+
 SCALE_FLOOR: Final = 1e-8
 """Smallest scale that a gap is measured against (MATH 6)."""
 
@@ -188,6 +191,10 @@ def certify(
     References:
         MATH.md 6. Oracle: the same bound in exact rationals, tests/test_certificate.py.
     """
+    strangers = sorted(name for name in claim.weights if name not in evidence.exposures)
+    if strangers or not all(math.isfinite(weight) and abs(weight) < LARGEST for weight in claim.weights.values()):
+        worst = f"weight:{strangers[0]}" if strangers else "weights that are not numbers"
+        return Verdict(False, math.inf, -math.inf, math.inf, math.inf, worst)
     case = _assemble(evidence, holdings, nav, benchmark, mandate, claim)
     violation, worst = _violation(case)
     active = case.x - case.benchmark
@@ -226,7 +233,7 @@ def prove_infeasible(
 
 def _candidates(duals: Mapping[str, float]) -> list[dict[str, float]]:
     """The multipliers as given, without their dust, and none at all: the best bound counts."""
-    clean = {name: max(value, 0.0) for name, value in duals.items() if math.isfinite(value)}
+    clean = {name: max(value, 0.0) for name, value in duals.items() if abs(value) < LARGEST}
     largest = max(clean.values(), default=0.0)
     cut = {name: value if value > 1e-7 * largest else 0.0 for name, value in clean.items()}
     return [clean, cut, dict.fromkeys(clean, 0.0)]
@@ -249,7 +256,8 @@ def _assemble(
         if not is_cash(security)
     }
     index = None if benchmark is None else dict(benchmark.select("security_id", "weight").iter_rows())
-    names = sorted({*held, *(index or {}), *mandate.buy_list, *limits.weights, *claim.weights})
+    allowed = {*held, *(index or {}), *mandate.buy_list, *limits.weights}
+    names = sorted({*allowed, *claim.weights})
     start = np.array([held.get(name, 0.0) for name in names])
     issuers = [evidence.issuer[name] for name in names]
     several = sorted({issuer for issuer in issuers if issuers.count(issuer) > 1})
@@ -269,9 +277,14 @@ def _assemble(
         start=start,
         benchmark=start if index is None else np.array([index.get(name, 0.0) for name in names]),
         lower=np.array([0.0 if band is None else band.min for band in bands]),
-        upper=np.array([limits.max_weight if band is None else band.max for band in bands]),
+        upper=np.array(
+            [
+                0.0 if name not in allowed else limits.max_weight if band is None else band.max
+                for name, band in zip(names, bands, strict=True)
+            ]
+        ),
         costs=np.array([evidence.half_spread_bps.get(name, mandate.costs.half_spread_bps) for name in names]) / 1e4,
-        b=np.array([evidence.exposures[name] for name in names]),
+        b=np.array([evidence.exposures[name] for name in names]).reshape(len(names), len(evidence.factors)),
         covariance=evidence.covariance,
         own=np.where(np.isin(issuers, several), 0.0, variance),
         shared=[(float(variance[line > 0.0][0]), line) for line in lines],
@@ -318,12 +331,13 @@ def _lower_bound(
     gamma = case.aversion if risk else 0.0
     y_b, lam = duals.get("cash:min", 0.0), duals.get("turnover", 0.0)
     pull = gamma * (case.covariance @ w)
+    tug = gamma * (np.abs(case.covariance) @ np.abs(w))  # what pull could be without cancellation
     s = case.b @ pull + y_b
-    size = np.abs(case.b) @ np.abs(pull) + y_b
+    size = np.abs(case.b) @ tug + y_b
     constants = [-y_b * case.spendable, -lam * case.turnover]
     constants += [-float(pull @ (case.b.T @ case.benchmark)), -float(pull @ w) / 2.0]
     rough = [abs(value) for value in constants[:2]]
-    rough += [float(np.abs(pull) @ (np.abs(case.b).T @ np.abs(case.benchmark))), float(np.abs(pull) @ np.abs(w)) / 2.0]
+    rough += [float(tug @ (np.abs(case.b).T @ np.abs(case.benchmark))), float(tug @ np.abs(w)) / 2.0]
     for (variance, line), at in zip(case.shared, line_w, strict=True):
         push = gamma * variance * at
         s = s + push * line
@@ -338,7 +352,7 @@ def _lower_bound(
         rough.append(abs(y * bound))
     kink = case.costs * ((1.0 / case.years if risk else 0.0) + y_b) + lam
     minima, reach = _one_dimensional_minima(case, s, kink, gamma * case.own)
-    depth = len(w) + len(case.rows) + len(case.shared) + len(case.names) + 16
+    depth = 2 * len(w) + len(case.rows) + len(case.shared) + len(case.names) + 16
     widest = np.maximum(np.maximum(np.abs(case.lower), np.abs(case.upper)), np.abs(case.start))
     allowance = 2.0 * depth * UNIT * (math.fsum(size * widest) + math.fsum(reach) + math.fsum(rough))
     return math.fsum(minima) + math.fsum(constants) - allowance - _indefinite(case, gamma, w)

@@ -114,10 +114,11 @@ class RebalanceProgram:
         self._load(problem, scale, unit, attempt.margin)
         which, limits = (self.elastic, self.elastic_limits) if elastic else (self.problem, self.limits)
         with warnings.catch_warnings():
+            # No warm start: an answer must not depend on the books before it.
             # An inaccurate answer is judged by the certificate, not by a warning.
             warnings.simplefilter("ignore", UserWarning)
             try:
-                which.solve(solver=solver, **_options(solver, attempt.tolerance))
+                which.solve(solver=solver, warm_start=False, **_options(solver, attempt.tolerance))
             except (cp.error.SolverError, ValueError, ZeroDivisionError) as error:
                 return RawAnswer(None, {}, 0.0, solver, f"failed: {error}"[:80], 0)
         weights = None if self.z.value is None else problem.start + unit * np.asarray(self.z.value, dtype=np.float64)

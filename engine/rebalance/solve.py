@@ -1,6 +1,6 @@
 """Climbs the ladder of solvers until an answer is certified, or proves that there is none."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -11,8 +11,8 @@ from engine.rebalance.certificate import Claim, Verdict
 from engine.rebalance.problem import Problem
 from engine.rebalance.rebalance_program import Attempt, RawAnswer, RebalanceProgram, Shape, shape_of
 
-DUST: Final = 1e-9
-"""Trades below this fraction of NAV are not trades; the weight stays where it was."""
+DUST: Final = (1e-7, 1e-8, 1e-9, 1e-10, 1e-11, 1e-12, 0.0)
+"""Trades below this fraction of NAV are left out, the largest size first that still certifies."""
 
 SMALLEST_UNIT: Final = 1e-6
 SMALLEST_OBJECTIVE: Final = 1e-10
@@ -95,6 +95,8 @@ def solve_problem(problem: Problem, programs: Programs, *, judge: Judge, refute:
         judge: The certificate, bound to the book's input data.
         refute: The infeasibility proof, bound to the same.
     """
+    if not len(problem.names):
+        return _nothing_to_trade(problem, judge, refute)
     program = programs.fit(problem)
     scale, unit = 1.0, 1.0
     nearest: Verdict | None = None
@@ -122,13 +124,27 @@ def solve_problem(problem: Problem, programs: Programs, *, judge: Judge, refute:
     return held
 
 
-def repairs(problem: Problem, weights: Float[np.ndarray, " n_names"]) -> list[Float[np.ndarray, " n_names"]]:
-    """The solver's weights as they could be written: inside their bounds, first without dust.
+def _nothing_to_trade(problem: Problem, judge: Judge, refute: Refute) -> Answer:
+    """All cash and nothing that may be bought: standing still is the answer, or a limit forbids it."""
+    verdict = judge(Claim({}, {}))
+    duals = {} if verdict.accepted else {verdict.worst_limit: 1.0}
+    conflict = 0.0 if verdict.accepted else refute(Claim({}, duals))
+    status = "certified" if verdict.accepted else "infeasible" if conflict > 0.0 else "held"
+    return Answer(status, problem.start, duals, verdict, conflict, "none", 0, 0)
 
-    Leaving dust where it was moves the sums by up to its size a name, which can cost the
-    last digit of a binding limit; the second candidate keeps it.
+
+def repairs(problem: Problem, weights: Float[np.ndarray, " n_names"]) -> Iterator[Float[np.ndarray, " n_names"]]:
+    """The solver's weights as they could be written: inside their bounds, dust left where it was.
+
+    An interior-point answer trades a little of every name. Leaving that out moves the sums,
+    which can cost the last digit of a binding limit or of a tracker's tiny objective, so
+    smaller and smaller dust is offered, at last all of it.
     """
     inside = np.clip(weights, problem.lower, problem.upper)
     allowed = (problem.start >= problem.lower) & (problem.start <= problem.upper)
-    stays = (np.abs(inside - problem.start) <= DUST) & allowed
-    return [np.where(stays, problem.start, inside), inside]
+    left_out = -1
+    for size in DUST:
+        stays = (np.abs(inside - problem.start) <= size) & allowed
+        if stays.sum() != left_out:
+            left_out = int(stays.sum())
+            yield np.where(stays, problem.start, inside)

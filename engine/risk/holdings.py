@@ -9,7 +9,7 @@ import polars as pl
 
 from engine.axes import Axis
 from engine.contracts import cash_row
-from engine.conventions import NAV_REFUSAL, NAV_WARNING
+from engine.conventions import CASH_PREFIX, NAV_REFUSAL, NAV_WARNING
 from engine.curve.universe import Universe
 from engine.documents import suggestion
 from engine.errors import ContractError, DataError
@@ -65,7 +65,7 @@ def check_holdings(
         ContractError: a file as a whole cannot be used.
         DataError: no holdings on that day.
     """
-    table = _admit_portfolios(portfolios)
+    table = _admit_portfolios(portfolios, universe.settings.base_currency)
     if holdings.schema.get("as_of") == pl.Date:
         dates: list[dt.date] = holdings["as_of"].unique().sort().drop_nulls().to_list()
         day = as_of or (dates[-1] if dates else None)
@@ -123,7 +123,7 @@ def _partial_parents(table: pl.DataFrame, aside: list[str]) -> list[Notice]:
     ]
 
 
-def _admit_portfolios(portfolios: pl.DataFrame) -> pl.DataFrame:
+def _admit_portfolios(portfolios: pl.DataFrame, base: str) -> pl.DataFrame:
     table = admit(portfolios, "portfolios", "portfolios").frame
     parent = dict(table.select("portfolio_id", "parent_id").iter_rows())
     faults = [
@@ -138,9 +138,8 @@ def _admit_portfolios(portfolios: pl.DataFrame) -> pl.DataFrame:
             at = parent.get(at)
         if at == name:
             faults.append(f"{name}: is its own ancestor through parent_id")
-    currencies = sorted(set(table["base_currency"].to_list()))
-    if len(currencies) > 1:
-        faults.append(f"several base currencies: {', '.join(currencies)}; run them apart")
+    foreign = table.filter(pl.col("base_currency") != base).select("portfolio_id", "base_currency")
+    faults += [f"{name}: base_currency {found}, the universe is in {base}" for name, found in foreign.iter_rows()]
     if faults:
         raise ContractError("portfolios", faults)
     return table
@@ -165,6 +164,10 @@ def _value_faults(rows: pl.DataFrame, table: pl.DataFrame, universe: Universe, d
         "holdings.currency": (
             pl.col("currency") != base,
             f"currency is not {base} and no exchange rates are given",
+        ),
+        "holdings.cash": (
+            cash_row() & ((pl.col("security_id") != CASH_PREFIX + pl.col("currency")) | (pl.col("price") != 1.0)),
+            "cash is written CASH:<its currency> at a price of 1",
         ),
         "holdings.value": (
             (pl.col("currency") == base)

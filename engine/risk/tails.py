@@ -8,6 +8,7 @@ from jaxtyping import Float
 from scipy.special import betaln, fdtrc, ndtri
 
 from engine.conventions import TRADING_DAYS
+from engine.errors import ModelError
 from engine.risk.covariance import estimate_factor_covariance
 
 DEGREES: Final = np.round(np.arange(4.0, 30.01, 0.1), 1)
@@ -35,6 +36,13 @@ class Tails:
     factor_multiplier: float
     specific_degrees: float
     specific_multiplier: float
+
+    def __post_init__(self) -> None:
+        sizes = (self.factor_multiplier, self.specific_multiplier)
+        if not all(np.isfinite(degrees) and degrees > 2.0 for degrees in (self.degrees, self.specific_degrees)):
+            raise ModelError("tails: degrees must be finite and above 2, where a t has a variance")
+        if not all(np.isfinite(size) and size > 0.0 for size in sizes):
+            raise ModelError("tails: multipliers must be finite and above 0")
 
     def factor_scale(self, distance_squared: float, views: int) -> float:
         """Volatility multiplier of what the views leave open in the factors."""

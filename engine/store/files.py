@@ -88,6 +88,7 @@ def _decode_csv(source: Source, table: str) -> pl.DataFrame:
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError) as error:
         first = (str(error).splitlines() or ["unreadable"])[0][:200]
         raise InputFileError(f"{table}: {source.path} is not a readable CSV file: {first}") from None
+    text = text.filter(~pl.all_horizontal(pl.all().is_null()))
     wanted = CONTRACTS[table].columns if table in CONTRACTS else {}
     repeated = [match[1] for name in text.columns if (match := re.fullmatch(r"(.+)_duplicated_\d+", name))]
     faults = [f"column '{name}' appears twice" for name in sorted(set(repeated) & set(text.columns))]
@@ -95,7 +96,7 @@ def _decode_csv(source: Source, table: str) -> pl.DataFrame:
     for name in text.columns:
         dtype = wanted.get(name, pl.String)
         cells = text[name]
-        typed = cells.str.to_date(strict=False) if dtype == pl.Date else cells.cast(dtype, strict=False)
+        typed = cells.str.to_date("%Y-%m-%d", strict=False) if dtype == pl.Date else cells.cast(dtype, strict=False)
         lost = cells.is_not_null() & typed.is_null()
         if lost.any():
             rows = [int(i) + 2 for i in lost.arg_true().head(3).to_list()]

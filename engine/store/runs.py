@@ -24,7 +24,7 @@ from engine.errors import StorageError
 from engine.intake import admit
 from engine.store.files import Source
 
-NUMERIC_LIBRARIES: Final = ("clarabel", "cvxpy", "numpy", "polars", "pyarrow", "scipy")
+NUMERIC_LIBRARIES: Final = ("clarabel", "cvxpy", "numpy", "piqp", "polars", "pyarrow", "scipy")
 
 
 def run_key(inputs: Mapping[str, str], configuration: Mapping[str, Any]) -> str:
@@ -196,7 +196,7 @@ def dump_json(value: Mapping[str, Any]) -> bytes:
 def _parquet_bytes(frame: pl.DataFrame, metadata: Mapping[str, str]) -> bytes:
     arrow = frame.to_arrow(compat_level=pl.CompatLevel.oldest()).replace_schema_metadata(dict(metadata))
     buffer = io.BytesIO()
-    pq.write_table(arrow, buffer, compression="zstd", version="2.6", write_page_checksum=True, store_schema=False)
+    pq.write_table(arrow, buffer, compression="zstd", version="2.6", write_page_checksum=True)
     return buffer.getvalue()
 
 

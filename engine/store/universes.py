@@ -110,7 +110,7 @@ def read_model(root: Path) -> tuple[dict[str, Any], dict[str, pl.DataFrame], dic
     try:
         card = json.loads(decode_text(sources["model/model.json"]))
         hashes = dict(card["tables"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ModelError(f"{root / 'model.json'}: not a model card; run engine calibrate again") from None
     tables = {}
     for table in MODEL_TABLES:

@@ -81,7 +81,7 @@ def backtest_event(
         event_date=event_date,
         scores=_scores(scored),
         names=names.drop("market_only"),
-        notices=(*calibration.notices, *notices),
+        notices=tuple(dict.fromkeys((*calibration.notices, *notices))),
     )
 
 

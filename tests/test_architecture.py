@@ -19,7 +19,7 @@ from engine.cli.main import COMMANDS, cli
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SOURCES = {path: ast.parse(path.read_bytes()) for path in sorted((ROOT / "engine").rglob("*.py"))}
-GROUND = {"errors", "conventions", "axes", "contracts", "intake", "documents"}
+GROUND = {"errors", "conventions", "axes", "tables", "contracts", "intake", "documents"}
 CORE = {"curve", "risk", "scenarios", "mandates", "stress", "rebalance", "book"}
 SHELL = {"store", "desk", "api", "cli", "__main__"}
 

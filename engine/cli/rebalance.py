@@ -57,7 +57,6 @@ def command(
         summary={"books_by_status": counts},
     )
     run = write_adhoc(Path(out), left)
-    click.echo(f"written: {run}", err=True)
     if form == "json":
         names = ["portfolio_summary", "stress", "limits", "certificates", "trades", "exceptions"]
         tables = {name: result.tables[name].to_dicts() for name in names}
@@ -69,6 +68,7 @@ def command(
         show_rebalance(screen, result.tables, loaded.universe.settings.stress.scenario)
         if detail:
             show_trades(screen, result.tables)
+    click.echo(f"written: {run}", err=True)
     troubled = _breach_stays(result) or any(counts.get(state) for state in ("held", "quarantined", "infeasible"))
     if fail_on_breach and troubled:
         return EXIT_BREACH

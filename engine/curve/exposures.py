@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float
 
 from engine.axes import Axis
 from engine.curve.factors import FactorPanel, basket_weights, decay_weights, decayed_slope
+from engine.curve.peers import group_codes, lean_on_peers
 from engine.curve.returns import ReturnPanel
-from engine.curve.universe import Universe
+from engine.curve.universe import Universe, issuers_of
 from engine.errors import CalibrationError
 
 MINIMUM_PRIOR_VARIANCE: Final = 1e-6
@@ -26,6 +27,7 @@ class ExposurePanel:
         factors: Axis of the columns.
         values: ``B``, ``(n_securities, n_factors)``, return per unit of factor return.
         prior_share: Same shape, 0..1, how much of each number is the prior.
+        standard_error: Same shape, posterior standard deviation; NaN where the prior is all there is.
         residuals: ``(n_days, n_securities)``, decimals a day, NaN where the return is missing.
         n_days: ``(n_securities,)``, number of returns each estimate rests on.
         prior_variance: ``tau_k^2``, ``(n_factors,)``.
@@ -35,6 +37,7 @@ class ExposurePanel:
     factors: Axis
     values: Float[np.ndarray, "n_securities n_factors"]
     prior_share: Float[np.ndarray, "n_securities n_factors"]
+    standard_error: Float[np.ndarray, "n_securities n_factors"]
     residuals: Float[np.ndarray, "n_days n_securities"]
     n_days: Float[np.ndarray, " n_securities"]
     prior_variance: Float[np.ndarray, " n_factors"]
@@ -75,7 +78,9 @@ def estimate_exposures(panel: ReturnPanel, factors: FactorPanel, universe: Unive
     the intercept free and unshrunk, weights halving every ``exposure_half_life_days`` and
     summing to 1 over the days a security has; ``tau_k^2 = max(1e-6, mean_i((b_ols - b0)^2 -
     se^2))`` over the stocks with enough history. A basket's own member is regressed on the
-    basket without it. One batched solve for all securities, whatever is missing.
+    basket without it. With ``peer_levels`` the prior first leans on the security's peers
+    (``curve/peers``), and with ``day_weight_power`` calm days count more. One batched solve
+    for all securities, whatever is missing.
 
     Args:
         panel: Daily returns.
@@ -93,25 +98,24 @@ def estimate_exposures(panel: ReturnPanel, factors: FactorPanel, universe: Unive
         MATH.md 1. Oracle: scikit-learn ``Ridge`` on rescaled factors, tests/test_oracles.py.
     """
     settings = universe.settings.calibration
-    weights = decay_weights(len(panel.dates), settings.exposure_half_life_days)
+    weights = _day_weights(panel, universe)
     tiers = Axis("tier", factors.factors.labels[1:])
     prior = membership_prior(panel.securities, universe.memberships, tiers, factors.beta)
     moments = _moments(panel, factors, universe, weights)
     days = np.isfinite(panel.values).sum(axis=0).astype(np.float64)
     enough = (days >= settings.minimum_days) & (moments.variance > 0.0)
-    stocks = set(universe.securities.filter(pl.col("kind") == "stock")["security_id"].to_list())
-    voters = enough & np.array([name in stocks for name in panel.securities.labels])
+    voters = enough & is_stock(panel, universe)
     if not voters.any():
         raise CalibrationError(f"no stock has {settings.minimum_days} daily returns up to {panel.dates[-1]}")
 
     unshrunk, noise = _least_squares(moments, enough)
-    tau = np.maximum(
-        MINIMUM_PRIOR_VARIANCE,
-        np.mean(
-            (unshrunk[voters] - prior[voters]) ** 2 - noise[voters, None] * _inverse_diagonal(moments.gram[voters]),
-            axis=0,
-        ),
+    variance = noise[:, None] * _inverse_diagonal(
+        np.where(enough[:, None, None], moments.gram, np.eye(len(factors.factors)))
     )
+    levels = [group_codes(universe.securities, panel.securities, level) for level in settings.peer_levels]
+    prior = lean_on_peers(prior, slopes=unshrunk, variance=variance, voters=voters, levels=levels)
+    missed = ((unshrunk - prior) ** 2 - variance)[voters].mean(axis=0)
+    tau = np.maximum(MINIMUM_PRIOR_VARIANCE, missed)
     pull = np.where(enough, noise, 0.0)[:, None] / tau
     system = moments.gram + pull[:, :, None] * np.eye(len(factors.factors))
     system[~enough] = np.eye(len(factors.factors))
@@ -120,16 +124,40 @@ def estimate_exposures(panel: ReturnPanel, factors: FactorPanel, universe: Unive
         np.linalg.solve(system, (moments.cross + pull * prior)[:, :, None])[:, :, 0],
         prior,
     )
-    share = np.where(enough[:, None], np.clip(_inverse_diagonal(system) * pull, 0.0, 1.0), 1.0)
+    spread = _inverse_diagonal(system)
+    share = np.where(enough[:, None], np.clip(spread * pull, 0.0, 1.0), 1.0)
     return ExposurePanel(
         securities=panel.securities,
         factors=factors.factors,
         values=values,
         prior_share=share,
+        standard_error=np.where(enough[:, None], np.sqrt(np.maximum(noise[:, None] * spread, 0.0)), np.nan),
         residuals=_residuals(panel, factors, values, weights),
         n_days=days,
         prior_variance=tau,
     )
+
+
+def _day_weights(panel: ReturnPanel, universe: Universe) -> Float[np.ndarray, " n_days"]:
+    """Decay, times the day's dispersion to the power ``-day_weight_power``, summing to 1.
+
+    The dispersion is the standard deviation of the stocks' returns: a day on which names
+    scatter widely says less about each name's exposures (weighted least squares).
+    """
+    settings = universe.settings.calibration
+    weights = decay_weights(len(panel.dates), settings.exposure_half_life_days)
+    if settings.day_weight_power == 0.0:
+        return weights
+    stocks = panel.values[:, is_stock(panel, universe)]
+    dispersion = np.maximum(np.nanstd(stocks, axis=1), 1e-12)
+    weights = weights * (dispersion / np.median(dispersion)) ** -settings.day_weight_power
+    return weights / weights.sum()
+
+
+def is_stock(panel: ReturnPanel, universe: Universe) -> Bool[np.ndarray, " n_securities"]:
+    """True for the securities of kind stock."""
+    stocks = set(universe.securities.filter(pl.col("kind") == "stock")["security_id"].to_list())
+    return np.array([name in stocks for name in panel.securities.labels], dtype=bool)
 
 
 def _moments(
@@ -147,8 +175,9 @@ def _moments(
     mean_x = decay.T @ factors.values
     cross = (decay * returns).T @ factors.values
     mean_y = (decay * returns).sum(axis=0)
-    members = np.flatnonzero(factors.core.any(axis=0))
-    own = _leave_one_out(panel, factors, universe, weights, members)
+    issuers = np.array(issuers_of(universe.securities, panel.securities))
+    members = np.flatnonzero(np.isin(issuers, issuers[factors.core.any(axis=0)]))
+    own = _leave_one_out(panel, factors, universe, weights, issuers[members])
     gram[members] = np.einsum("tc,tck,tcl->ckl", decay[:, members], own, own)
     mean_x[members] = np.einsum("tc,tck->ck", decay[:, members], own)
     cross[members] = np.einsum("tc,tck->ck", decay[:, members] * returns[:, members], own)
@@ -166,19 +195,26 @@ def _leave_one_out(
     factors: FactorPanel,
     universe: Universe,
     weights: Float[np.ndarray, " n_days"],
-    members: np.ndarray,
+    owners: np.ndarray,
 ) -> Float[np.ndarray, "n_days n_members n_factors"]:
-    """The factors as each core name sees them: its own basket without it, net of the market."""
-    own = np.repeat(factors.values[:, None, :], len(members), axis=1)
+    """The factors as core names see them: baskets without their own issuer's lines, net of the market.
+
+    ``owners`` are the issuers of the members: core names and further lines of their issuers,
+    which would otherwise find themselves in the basket.
+    """
+    own = np.repeat(factors.values[:, None, :], len(owners), axis=1)
     market = factors.values[:, 0]
+    issuers = np.array(issuers_of(universe.securities, panel.securities))
+    seen = np.isfinite(panel.values)
     for j, row in enumerate(factors.core):
-        inside = np.flatnonzero(row)
-        share = np.where(np.isfinite(panel.values), basket_weights(panel, universe, row), 0.0)
-        value = np.where(np.isfinite(panel.values), panel.values, 0.0) * share
-        rest = (value.sum(axis=1, keepdims=True) - value[:, inside]) / (
-            share.sum(axis=1, keepdims=True) - share[:, inside]
-        )
-        own[:, np.searchsorted(members, inside), 1 + j] = rest - np.outer(market, decayed_slope(rest, market, weights))
+        core = np.flatnonzero(row)
+        share = np.where(seen, basket_weights(panel, universe, row), 0.0)[:, core]
+        value = np.where(seen, panel.values, 0.0)[:, core] * share
+        same = (issuers[core][:, None] == owners[None, :]).astype(np.float64)
+        inside = np.flatnonzero(same.any(axis=0))
+        kept = share.sum(axis=1, keepdims=True) - share @ same[:, inside]
+        rest = (value.sum(axis=1, keepdims=True) - value @ same[:, inside]) / kept
+        own[:, inside, 1 + j] = rest - np.outer(market, decayed_slope(rest, market, weights))
     return own
 
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import polars as pl
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from engine.axes import Axis
 from engine.conventions import MARKET, OFF_CURVE
 from engine.documents import Strict, parse_document, suggestion
 from engine.errors import ContractError
@@ -40,10 +41,18 @@ class CalibrationSettings(Strict):
     history_days: int = Field(default=504, ge=60, le=5040)
     minimum_days: int = Field(default=63, ge=20)
     exposure_half_life_days: float = Field(default=63.0, gt=1)
+    day_weight_power: float = Field(default=0.0, ge=0.0, le=2.0)
+    peer_levels: tuple[Literal["gics_sector", "gics_sub_industry"], ...] = ()
     volatility_half_life_days: float = Field(default=42.0, gt=1)
     correlation_half_life_days: float = Field(default=126.0, gt=1)
     specific_half_life_days: float = Field(default=63.0, gt=1)
     basket_weights: Literal["equal", "sqrt_cap"] = "equal"
+    newey_west_lags: int = Field(default=0, ge=0, le=20)
+    correlation_shrinkage: float = Field(default=0.0, ge=0.0, le=1.0)
+    eigenfactor: bool = False
+    regime_half_life_days: float | None = Field(default=None, gt=1)
+    specific_regime_half_life_days: float | None = Field(default=None, gt=1)
+    stress_factor: str | None = None
 
 
 class StressSettings(Strict):
@@ -231,3 +240,10 @@ def _membership_rows(security: str, text: str | None, settings: UniverseSettings
         {"security_id": security, "tier": tier, "weight": share, "confidence": 1.0, "source": source}
         for tier, share in shares.items()
     ]
+
+
+def issuers_of(securities: pl.DataFrame, axis: Axis) -> list[str]:
+    """The issuer of each security; a security without one is its own."""
+    frame = securities.with_columns(pl.coalesce("issuer_id", "security_id").alias("issuer"))
+    issuer = dict(frame.select("security_id", "issuer").iter_rows())
+    return [issuer[label] for label in axis.labels]

@@ -7,8 +7,12 @@ import polars as pl
 from jaxtyping import Float, Int
 
 from engine.axes import Axis
-from engine.conventions import TRADING_DAYS
+from engine.conventions import TRADING_DAYS, WARM_UP_DAYS
 from engine.curve.factors import decay_weights
+from engine.curve.universe import issuers_of
+
+LARGEST_SCORE: Final = 3.0
+"""A residual counts as at most this many volatilities in the regime: one name's news is no regime."""
 
 GROUPS: Final = 10
 """Deciles of market cap: small names have larger specific risk (MATH 2)."""
@@ -21,6 +25,7 @@ def estimate_specific_variance(
     axis: Axis,
     half_life: float,
     minimum_days: int,
+    regime_half_life: float | None = None,
 ) -> tuple[Float[np.ndarray, " n_securities"], list[str]]:
     """Annual specific variance, shrunk in logarithms to its decile of market cap.
 
@@ -28,7 +33,8 @@ def estimate_specific_variance(
     ``2 / N_eff``; with ``V`` the spread of the logs inside the decile the estimate keeps
     the share ``V / (V + 2 / N_eff)`` of its distance from the decile's mean log. A security
     with fewer than ``minimum_days`` residuals takes the decile's mean. Lines of one issuer
-    share one variance, the mean of theirs, because they share one specific return.
+    share one variance, the mean of theirs, because they share one specific return. Where a
+    regime is asked for, all variances are then scaled by ``specific_regime`` squared.
 
     Args:
         residuals: Daily, NaN where missing.
@@ -36,6 +42,7 @@ def estimate_specific_variance(
         axis: Axis of the columns of ``residuals``.
         half_life: Days.
         minimum_days: Below this a security's own residuals are not used.
+        regime_half_life: Days, of the multiplier common to all names; None leaves it out.
 
     Returns:
         Variance a year on ``axis``, and the issuer of each security.
@@ -67,14 +74,52 @@ def estimate_specific_variance(
         young = inside & ~own & (seen.sum(axis=0) < minimum_days)
         shrunk = np.where(young, np.exp(mean), shrunk)
     issuers = issuers_of(securities, axis)
+    if regime_half_life is not None:
+        shrunk = shrunk * specific_regime(residuals, half_life, regime_half_life) ** 2
     return pool_by_issuer(shrunk, issuers) * TRADING_DAYS, issuers
 
 
-def issuers_of(securities: pl.DataFrame, axis: Axis) -> list[str]:
-    """The issuer of each security; a security without one is its own."""
-    frame = securities.with_columns(pl.coalesce("issuer_id", "security_id").alias("issuer"))
-    issuer = dict(frame.select("security_id", "issuer").iter_rows())
-    return [issuer[label] for label in axis.labels]
+def specific_regime(
+    residuals: Float[np.ndarray, "n_days n_securities"], half_life: float, regime_half_life: float
+) -> float:
+    """How much larger specific volatilities have been lately than forecast the day before.
+
+    ``lam^2 = sum_t p_t mean_i min(z_it^2, 9) / mean_t mean_i min(z_it^2, 9)`` with ``z_it`` the
+    residual over the decayed volatility of the days before. The mean over the whole history
+    stands below because bounded scores of fat tails average less than 1; 1 is its usual level.
+
+    Args:
+        residuals: Daily, NaN where missing.
+        half_life: Days, of the forecasts.
+        regime_half_life: Days, of the average.
+    """
+    scores = specific_scores(residuals, half_life)[min(WARM_UP_DAYS, len(residuals) // 2) :]
+    seen = np.isfinite(scores)
+    counted = seen.sum(axis=1)
+    sizes = np.where(seen, np.minimum(np.where(seen, scores, 0.0) ** 2, LARGEST_SCORE**2), 0.0).sum(axis=1)
+    days = counted > 0
+    if not sizes.any():
+        return 1.0
+    daily = sizes[days] / counted[days]
+    weights = decay_weights(len(sizes), regime_half_life)[days]
+    return float(np.sqrt(weights @ daily / weights.sum() / daily.mean()))
+
+
+def specific_scores(
+    residuals: Float[np.ndarray, "n_days n_securities"], half_life: float
+) -> Float[np.ndarray, "n_days n_securities"]:
+    """Residuals over the decayed volatility of the days before, NaN where there is none."""
+    decay = 0.5 ** (1.0 / half_life)
+    weight = np.zeros(residuals.shape[1])
+    square = np.zeros(residuals.shape[1])
+    scores = np.full(residuals.shape, np.nan)
+    for t, today in enumerate(residuals):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            scores[t] = today / np.sqrt(square / weight)
+        seen = np.isfinite(today)
+        weight = np.where(seen, decay * weight + 1.0, weight)
+        square = np.where(seen, decay * square + np.where(seen, today, 0.0) ** 2, square)
+    return np.where(np.isfinite(scores), scores, np.nan)
 
 
 def pool_by_issuer(variance: Float[np.ndarray, " n"], issuers: list[str]) -> Float[np.ndarray, " n"]:

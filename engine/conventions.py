@@ -10,6 +10,9 @@ from typing import Final
 TRADING_DAYS: Final = 252
 """Trading days a year; turns a daily variance into an annual one."""
 
+WARM_UP_DAYS: Final = 126
+"""Days before the first one-step-ahead figure; half the history where that is less."""
+
 MARKET: Final = "market"
 """Name of the first factor of every model."""
 

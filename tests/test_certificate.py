@@ -73,7 +73,7 @@ class Book:
             factor_covariance=self.covariance,
             specific_variance=self.variance,
             issuers=np.asarray(self.issuers, dtype=np.int64),
-            tails=Tails(5.0, 1.0, 5.0, 1.0),
+            tails=Tails(5.0, 1.0, 0.2, 1.0),
             largest_moves=np.ones(k),
         )
 

@@ -148,7 +148,7 @@ def test_rank_correlation_is_spearman_with_ties() -> None:
 @pytest.mark.parametrize("degrees", [4.0, 7.1, 30.0])
 @pytest.mark.parametrize("views", [1, 4, 9])
 def test_the_tail_probability_is_that_of_an_f(degrees: float, views: int) -> None:
-    tails = Tails(degrees, 1.0, 100.0, 1.0)
+    tails = Tails(degrees, 1.0, 0.1, 1.0)
     for distance in (0.0, 0.5, 3.0, 40.0, 4000.0):
         theirs = scipy.stats.f.sf(distance * degrees / ((degrees - 2.0) * views), views, degrees)
         assert tails.tail_probability(distance, views) == pytest.approx(theirs, rel=1e-10)
@@ -160,7 +160,7 @@ def test_the_tail_probability_is_the_share_of_draws_of_a_multivariate_t() -> Non
     distances = (draws**2 / np.array([1.0, 2.0, 0.5])).sum(axis=1)
     for distance in (3.0, 10.0, 30.0):
         share = (distances >= distance).mean()
-        assert Tails(6.0, 1.0, 100.0, 1.0).tail_probability(distance, 3) == pytest.approx(share, rel=0.05)
+        assert Tails(6.0, 1.0, 0.1, 1.0).tail_probability(distance, 3) == pytest.approx(share, rel=0.05)
 
 
 def test_fitted_degrees_maximise_the_likelihood_of_scipy() -> None:
@@ -217,12 +217,13 @@ def test_propagation_is_the_dense_conditional_gaussian(calibration: Calibration,
     returns = np.hstack([model.exposures, np.eye(n)])
     np.testing.assert_allclose(shock.total, returns @ mean, rtol=1e-9, atol=1e-12)
 
-    tails = Tails(degrees=7.0, factor_multiplier=0.9, specific_degrees=20.0, specific_multiplier=0.8)
+    tails = Tails(degrees=7.0, factor_multiplier=0.9, specific_exponent=0.2, specific_multiplier=0.8)
     books = replace(random_books(calibration), model=replace(model, tails=tails))
     fat = replace(shock, model=books.model)
     table = measure_losses(books, [fat], calibration.curve, stage="before", band=0.8)["stress"]
-    inflation = [(nu - 2.0 + shock.distance_squared) / (nu + 4 - 2.0) for nu in (7.0, 20.0)]
-    scale = np.repeat([0.9 * np.sqrt(inflation[0]), 0.8 * np.sqrt(inflation[1])], [k, n])
+    common = 0.9 * np.sqrt((7.0 - 2.0 + shock.distance_squared) / (7.0 + 4 - 2.0))
+    own = 0.8 * ((shock.distance_squared + 3.0) / (4 + 3.0)) ** 0.2
+    scale = np.repeat([common, own], [k, n])
     wide = left * np.outer(scale, scale)
     weights = books.weights.toarray() @ returns
     half = scipy.stats.norm.ppf(0.9) * np.sqrt(np.maximum(np.einsum("pi,ij,pj->p", weights, wide, weights), 0.0))

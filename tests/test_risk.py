@@ -157,11 +157,11 @@ def test_planted_tails_are_recovered() -> None:
     assert gauss.degrees > 20.0
     assert gauss.factor_multiplier == pytest.approx(1.0, abs=0.04)
     assert gauss.specific_multiplier == pytest.approx(1.0, abs=0.02)
-    assert gauss.specific_degrees > 100.0
+    assert gauss.specific_exponent < 0.05
 
 
 def test_a_band_widens_with_the_distance_and_is_neutral_at_the_usual_one() -> None:
-    tails = Tails(degrees=6.0, factor_multiplier=0.9, specific_degrees=20.0, specific_multiplier=0.8)
+    tails = Tails(degrees=6.0, factor_multiplier=0.9, specific_exponent=0.2, specific_multiplier=0.8)
     assert tails.factor_scale(5.0, 5) == pytest.approx(0.9)
     assert tails.specific_scale(5.0, 5) == pytest.approx(0.8)
     assert tails.factor_scale(100.0, 5) == pytest.approx(0.9 * np.sqrt(104.0 / 9.0))

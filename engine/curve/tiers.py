@@ -1,4 +1,4 @@
-"""The curve: its tiers in order, each one's slope on the market, and who belongs to it."""
+"""The curve: its tiers in order, where each lies, its slope on the market, and who belongs to it."""
 
 from dataclasses import dataclass, replace
 
@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from engine.axes import Axis
 from engine.conventions import OFF_CURVE
+from engine.curve.coordinates import Coordinates
 from engine.curve.factors import FactorPanel
 from engine.curve.universe import Universe
 from engine.errors import ContractError
@@ -22,11 +23,13 @@ class Curve:
         tiers: Axis of the tiers, first rung first.
         beta: ``(n_tiers,)``, slope of each tier's total return on the market.
         memberships: Table ``memberships``; what a security's rows leave of 1 is off the curve.
+        coordinates: Where the tiers lie, on the axis ``tiers``; None where it is not known.
     """
 
     tiers: Axis
     beta: Float[np.ndarray, " n_tiers"]
     memberships: pl.DataFrame
+    coordinates: Coordinates | None = None
 
     @classmethod
     def from_frames(cls, tiers: pl.DataFrame, memberships: pl.DataFrame, source: str) -> "Curve":
@@ -48,7 +51,9 @@ class Curve:
             faults.append(f"memberships sum to more than 1: {', '.join(sums['security_id'].sort().head(5).to_list())}")
         if faults:
             raise ContractError(f"curve ({source})", faults)
-        return cls(axis, ordered["beta"].to_numpy().copy(), members)
+        places = [ordered[name].cast(pl.Float64).to_numpy() for name in ("coordinate", "low", "high")]
+        coordinates = Coordinates(axis, *places) if ordered["coordinate"].null_count() == 0 else None
+        return cls(axis, ordered["beta"].to_numpy().copy(), members, coordinates)
 
     def with_declared(self, memberships: pl.DataFrame) -> "Curve":
         """The curve with declared memberships of securities that it has none of, such as new listings."""
@@ -59,15 +64,16 @@ class Curve:
 
     @property
     def frame(self) -> pl.DataFrame:
-        """The table ``tiers``; coordinates are not estimated yet and stay null."""
-        unknown = pl.Series([None] * len(self.tiers), dtype=pl.Float64)
+        """The table ``tiers``; coordinates that are not known are null."""
+        unknown = np.full(len(self.tiers), np.nan)
+        places = self.coordinates or Coordinates(self.tiers, unknown, unknown, unknown)
         return pl.DataFrame(
             {
                 "tier": self.tiers.labels,
                 "ordinal": np.arange(len(self.tiers), dtype=np.int64),
-                "coordinate": unknown,
-                "low": unknown,
-                "high": unknown,
+                "coordinate": pl.Series(places.values, nan_to_null=True),
+                "low": pl.Series(places.low, nan_to_null=True),
+                "high": pl.Series(places.high, nan_to_null=True),
                 "beta": self.beta,
             }
         ).sort("tier")
@@ -88,6 +94,6 @@ class Curve:
 
 
 def declare_curve(universe: Universe, factors: FactorPanel) -> Curve:
-    """The curve of a universe with its declared memberships and calibrated slopes."""
+    """The curve of a universe with its declared memberships and calibrated slopes; nobody has placed its tiers yet."""
     tiers = Axis("tier", universe.settings.tier_ids)
     return Curve(tiers, factors.beta, universe.memberships)

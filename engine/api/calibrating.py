@@ -1,6 +1,7 @@
-"""``calibrate_model`` and ``backtest``: prices become a model, and a model meets a day."""
+"""``calibrate_model``: prices become a model."""
 
 import datetime as dt
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from engine.intake import Notice
 from engine.risk.calibration import Calibration, calibrate
 from engine.store.files import Source, decode_table, read_source
 from engine.store.universes import find_universe, read_universe
-from engine.stress.backtest import Backtest, backtest_event
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def calibrate_model(
     Raises:
         EngineError: a leaf that names the file at fault and the remedy.
     """
-    given = _inputs(prices, universe, securities, baskets)
+    given = read_inputs(prices, universe, securities, baskets)
     frame = decode_table(given.prices, "prices")
     latest = frame["date"].max() if frame.schema.get("date") == pl.Date else None
     day = as_of or (latest if isinstance(latest, dt.date) else dt.date.max)
@@ -75,45 +75,31 @@ def calibrate_model(
     return CalibratedModel(result, card)
 
 
-def backtest(
-    prices: str,
-    event_date: dt.date,
-    *,
-    universe: str = "ai_curve",
-    securities: str | None = None,
-    baskets: str | None = None,
-    band: float | None = None,
-) -> Backtest:
-    """Score the model of the day before an event on the event.
+@dataclass(frozen=True, slots=True)
+class PriceInputs:
+    """Prices as a source, and the universe that they are read for.
 
     Args:
-        prices: Parquet or CSV file of the table ``prices``.
-        event_date: The day to score.
-        universe: Bundled name or folder, for tiers and settings.
-        securities: File to use instead of the universe's securities.
-        baskets: CSV (tier, security_id) to use instead of the universe's core names.
-        band: Probability of the bands; the universe's when None.
+        universe: Tiers, securities, settings.
+        prices: The price file.
+        sources: Every file read, the prices first.
+        scenarios: Texts of the universe's scenarios by relative name.
+        notices: What was noticed in the inputs.
+    """
+
+    universe: Universe
+    prices: Source
+    sources: tuple[Source, ...]
+    scenarios: Mapping[str, str]
+    notices: tuple[Notice, ...]
+
+
+def read_inputs(prices: str, universe: str, securities: str | None, baskets: str | None) -> PriceInputs:
+    """The price file, and the universe with other securities or baskets where they are given.
 
     Raises:
         EngineError: a leaf that names the file at fault and the remedy.
     """
-    given = _inputs(prices, universe, securities, baskets)
-    frame = decode_table(given.prices, "prices")
-    level = band if band is not None else given.universe.settings.stress.band
-    source = str(given.prices.path)
-    result = backtest_event(frame, given.universe, event_date=event_date, band=level, source=source)
-    return replace(result, notices=(*given.notices, *result.notices))
-
-
-@dataclass(frozen=True, slots=True)
-class _Inputs:
-    universe: Universe
-    prices: Source
-    sources: tuple[Source, ...]
-    notices: tuple[Notice, ...]
-
-
-def _inputs(prices: str, universe: str, securities: str | None, baskets: str | None) -> _Inputs:
     root = find_universe(universe)
     overrides = {"securities": Path(securities)} if securities is not None else {}
     folder = read_universe(root, overrides, only=("securities",))
@@ -132,4 +118,5 @@ def _inputs(prices: str, universe: str, securities: str | None, baskets: str | N
             notices.append(Notice("securities.foreign_tiers", "warn", words, str(folder.sources["securities"].path)))
     checked = build_universe(settings, table, str(folder.sources["securities"].path))
     price_source = read_source(Path(prices), "prices")
-    return _Inputs(checked, price_source, (price_source, *sources), tuple(notices))
+    texts = folder.folder_texts("scenarios")
+    return PriceInputs(checked, price_source, (price_source, *sources), texts, tuple(notices))

@@ -1,5 +1,6 @@
 """Prices become a panel of daily returns on one calendar."""
 
+import bisect
 import datetime as dt
 from dataclasses import dataclass
 from typing import Final
@@ -20,6 +21,11 @@ CALENDAR_SHARE: Final = 0.10
 """A date on which fewer than this share of the usual names is priced is no trading day."""
 
 
+USUAL_DAYS: Final = 505
+USUAL_START: Final = 20
+"""Dates over which the usual number of priced names is the median; the first dates share one."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReturnPanel:
     """Simple daily returns, days by securities, NaN where a price is missing on either side.
@@ -37,6 +43,71 @@ class ReturnPanel:
     values: Float[np.ndarray, "n_days n_securities"]
     previous_close: Float[np.ndarray, "n_days n_securities"]
     last_close: Float[np.ndarray, " n_securities"]
+
+
+@dataclass(frozen=True, slots=True)
+class PriceHistory:
+    """Closes and returns of a whole file on one calendar, from which each day's panel is cut.
+
+    Args:
+        dates: Trading days in order.
+        securities: Axis of the columns, every listed security that has a price.
+        close: ``(n_days, n_securities)``, NaN where missing.
+        values: Same shape, the return up to each day; splits and the first row are NaN.
+        doubtful: Rows of securities with a bad row somewhere; each panel screens its own.
+        notices: What was noticed in the file as a whole.
+        moves: What was noticed in single returns: the row of the day, the security, the notice.
+        source: File of the prices, for the messages.
+    """
+
+    dates: tuple[dt.date, ...]
+    securities: Axis
+    close: Float[np.ndarray, "n_days n_securities"]
+    values: Float[np.ndarray, "n_days n_securities"]
+    doubtful: pl.DataFrame
+    notices: tuple[Notice, ...]
+    moves: tuple[tuple[int, str, Notice], ...]
+    source: str
+
+    def panel(self, *, as_of: dt.date, history_days: int) -> tuple[ReturnPanel, tuple[Notice, ...]]:
+        """The last ``history_days`` returns up to ``as_of``; no later day has a say in it.
+
+        Raises:
+            CalibrationError: no price on or before ``as_of``, or no series alive on it.
+        """
+        end = bisect.bisect_right(self.dates, as_of)
+        first = max(end - history_days - 1, 0)
+        dates = self.dates[first + 1 : end]
+        names, set_aside = self._admitted(first, end)
+        close, values = self.close[first:end, names], self.values[first + 1 : end, names]
+        if not dates or not np.isfinite(values).any():
+            raise CalibrationError(f"{self.source}: no listed security has two prices in a row on or before {as_of}")
+        labels = Axis("security", tuple(self.securities.labels[i] for i in names))
+        kept, dead = _alive(close, values, labels, self.source)
+        if not kept:
+            raise CalibrationError(f"{self.source}: no series is alive on {as_of}; first: {dead[0].message}")
+        panel = ReturnPanel(
+            dates=dates,
+            securities=Axis("security", tuple(labels.labels[i] for i in kept)),
+            values=values[:, kept],
+            previous_close=close[:-1, kept],
+            last_close=_last_observed(close)[kept],
+        )
+        odd = [notice for row, name, notice in self.moves if first < row < end and name in labels]
+        return panel, (*self.notices, *set_aside, *odd, *dead)
+
+    def _admitted(self, first: int, end: int) -> tuple[list[int], tuple[Notice, ...]]:
+        """Columns with a price in the rows ``first`` to ``end``, without those that have a bad one there."""
+        priced = np.isfinite(self.close[first:end]).any(axis=0)
+        inside = pl.col("date").is_between(self.dates[first], self.dates[end - 1]) if end else pl.lit(False)
+        rows = self.doubtful.filter(inside)
+        notices: tuple[Notice, ...] = ()
+        if rows.height:
+            admitted = screen(rows, "prices", self.source, by="security_id")
+            bad = set(rows["security_id"].to_list()) - set(admitted.frame["security_id"].to_list())
+            priced &= np.array([name not in bad for name in self.securities.labels])
+            notices = admitted.notices
+        return np.flatnonzero(priced).tolist(), notices
 
 
 def build_returns(
@@ -65,79 +136,97 @@ def build_returns(
         ContractError: the file as a whole cannot be used.
         CalibrationError: no price on or before ``as_of``.
     """
+    history = read_history(prices, securities, until=as_of, days=history_days + 1, source=source)
+    return history.panel(as_of=as_of, history_days=history_days)
+
+
+def read_history(
+    prices: pl.DataFrame, securities: pl.DataFrame, *, until: dt.date, days: int, source: str = "prices"
+) -> PriceHistory:
+    """The last ``days`` trading days up to ``until`` of every listed security.
+
+    A trading day is a date on which at least a tenth of the usual number of names is priced,
+    usual being the median of the dates up to it, so that no later day decides.
+
+    Args:
+        prices: Table ``prices`` as read.
+        securities: Table ``securities``; prices of other ids are ignored with a warning.
+        until: Last day to read.
+        days: Number of trading days.
+        source: File of the prices, for the messages.
+
+    Raises:
+        ContractError: the file as a whole cannot be used.
+        CalibrationError: no price on or before ``until``.
+    """
     listed = sorted(securities["security_id"].to_list())
     if prices.height and "date" in prices.columns and prices["date"].null_count():
         screen(prices.filter(pl.col("date").is_null()), "prices", source, by="security_id")
     if prices.height and prices.schema.get("date") == pl.Date:
-        prices = prices.filter(pl.col("date") <= as_of)
+        prices = prices.filter(pl.col("date") <= until)
         if not prices.height:
-            raise CalibrationError(f"{source}: no price on or before {as_of}; give an earlier file or a later date")
-        prices = prices.filter(pl.col("date").is_in(_trading_days(prices, history_days + 1)))
+            raise CalibrationError(f"{source}: no price on or before {until}; give an earlier file or a later date")
+        prices = prices.filter(pl.col("date").is_in(trading_days(prices)[-days:]))
     admitted = screen(prices, "prices", source, by="security_id")
-    notices = list(admitted.notices)
-    foreign = sorted(set(admitted.frame["security_id"].unique().to_list()) - set(listed))
+    notices = [notice for notice in admitted.notices if notice.severity != "quarantine"]
+    foreign = sorted(set(prices["security_id"].cast(pl.String).unique().to_list()) - set(listed))
     if foreign:
         shown = ", ".join(foreign[:5]) + (", ..." if len(foreign) > 5 else "")
         notices.append(Notice("prices.unlisted", "warn", f"{len(foreign)} priced ids are not listed: {shown}", source))
     rows = admitted.frame.filter(pl.col("security_id").is_in(listed))
+    doubtful, sound = prices.clear(), set(rows["security_id"].unique().to_list())
+    if admitted.frame.height < prices.height:
+        doubtful = prices.filter(pl.col("security_id").is_in(sorted(set(listed) - sound)))
+        usable = pl.col("close").is_finite() & (pl.col("close") > 0.0)
+        extra = doubtful.filter(usable & ~pl.struct("security_id", "date").is_duplicated())
+        rows = pl.concat(
+            [rows.select("security_id", "date", "close"), extra.select("security_id", "date", "close")],
+            how="vertical_relaxed",
+        )
     if not rows.height:
-        raise CalibrationError(f"{source}: no listed security has a price on or before {as_of}")
+        raise CalibrationError(f"{source}: no listed security has a price on or before {until}")
     names = Axis.of("security", rows["security_id"].unique().to_list())
-    days = rows["date"].unique().sort()
+    calendar = rows["date"].unique().sort()
     # A scatter by position: pivot takes ten times as long.
-    close = np.full((len(days), len(names)), np.nan)
-    close[np.searchsorted(days.to_numpy(), rows["date"].to_numpy()), names.positions(rows["security_id"], source)] = (
-        rows["close"].to_numpy()
-    )
-    dates = tuple(days.to_list()[1:])
+    close = np.full((len(calendar), len(names)), np.nan)
+    at = np.searchsorted(calendar.to_numpy(), rows["date"].to_numpy())
+    close[at, names.positions(rows["security_id"], source)] = rows["close"].to_numpy()
+    dates = tuple(calendar.to_list())
+    values = np.full(close.shape, np.nan)
     with np.errstate(invalid="ignore"):
-        values = close[1:] / close[:-1] - 1.0
-    if not dates or not np.isfinite(values).any():
-        raise CalibrationError(f"{source}: no listed security has two prices in a row on or before {as_of}")
-    values, odd = _without_splits(values, names, dates, source)
-    kept, dead = _alive(close, values, names, source)
-    if not kept:
-        raise CalibrationError(f"{source}: no series is alive on {as_of}; first: {dead[0].message}")
-    last = _last_observed(close)
-    panel = ReturnPanel(
-        dates=dates,
-        securities=Axis("security", tuple(names.labels[i] for i in kept)),
-        values=values[:, kept],
-        previous_close=close[:-1, kept],
-        last_close=last[kept],
+        values[1:] = close[1:] / close[:-1] - 1.0
+    values, moves = _without_splits(values, names, dates, source)
+    return PriceHistory(dates, names, close, values, doubtful, tuple(notices), moves, source)
+
+
+def trading_days(prices: pl.DataFrame) -> list[dt.date]:
+    """The dates on which a usual share of the names is priced, in order."""
+    usual = (
+        pl.col("len")
+        .rolling_median(USUAL_DAYS, min_samples=USUAL_START)
+        .backward_fill()
+        .fill_null(pl.col("len").median())
     )
-    return panel, (*notices, *odd, *dead)
-
-
-def _trading_days(prices: pl.DataFrame, count: int) -> list[dt.date]:
-    """The last ``count`` dates on which a usual share of the names is priced."""
-    days = prices.group_by("date").len().sort("date")
-    usual = float(days["len"].tail(count).median() or 0)  # type: ignore[arg-type]
-    return days.filter(pl.col("len") >= CALENDAR_SHARE * usual)["date"].tail(count).to_list()
+    days = prices.group_by("date").len().sort("date").with_columns(pl.col("len").cast(pl.Float64))
+    return days.filter(pl.col("len") >= CALENDAR_SHARE * usual)["date"].to_list()
 
 
 def _without_splits(
     values: Float[np.ndarray, "n_days n_securities"], names: Axis, dates: tuple[dt.date, ...], source: str
-) -> tuple[Float[np.ndarray, "n_days n_securities"], list[Notice]]:
+) -> tuple[Float[np.ndarray, "n_days n_securities"], tuple[tuple[int, str, Notice], ...]]:
+    """Returns without those that look like a split, and what was noticed in which row."""
     ratio = 1.0 + values
     split = np.zeros(values.shape, dtype=bool)
     for number in (*SPLIT_RATIOS, *(1.0 / n for n in SPLIT_RATIOS)):
         split |= np.abs(ratio / number - 1.0) <= SPLIT_TOLERANCE
-    notices = [
-        Notice(
-            "prices.split",
-            "warn",
-            f"{names.labels[i]}: the move of {values[t, i]:+.1%} on {dates[t]} looks like a split; return dropped",
-            source,
-        )
-        for t, i in np.argwhere(split)
-    ]
-    large = (np.abs(values) > LARGE_MOVE) & ~split
-    notices += [
-        Notice("prices.large_move", "warn", f"{names.labels[i]}: moved {values[t, i]:+.1%} on {dates[t]}; kept", source)
-        for t, i in np.argwhere(large)
-    ]
-    return np.where(split, np.nan, values), notices
+    found = []
+    for t, i in np.argwhere(split):
+        words = f"{names.labels[i]}: the move of {values[t, i]:+.1%} on {dates[t]} looks like a split; return dropped"
+        found.append((int(t), names.labels[i], Notice("prices.split", "warn", words, source)))
+    for t, i in np.argwhere((np.abs(values) > LARGE_MOVE) & ~split):
+        words = f"{names.labels[i]}: moved {values[t, i]:+.1%} on {dates[t]}; kept"
+        found.append((int(t), names.labels[i], Notice("prices.large_move", "warn", words, source)))
+    return np.where(split, np.nan, values), tuple(found)
 
 
 def _alive(

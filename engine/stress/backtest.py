@@ -1,33 +1,79 @@
-"""A day the model has not seen: its shock applied to the model of the day before, and scored."""
+"""A day the model has not seen: a shock applied to the model of the day before, and scored."""
 
+import bisect
 import datetime as dt
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from scipy.special import ndtri
 
 from engine.conventions import MARKET
 from engine.curve.factors import basket_weights, market_returns
-from engine.curve.returns import ReturnPanel, build_returns
+from engine.curve.returns import PriceHistory, ReturnPanel, read_history
 from engine.curve.universe import Universe
 from engine.errors import CalibrationError
 from engine.intake import Notice, screen
-from engine.risk.calibration import Calibration, calibrate
+from engine.risk.calibration import Calibration, calibrate_panel
+from engine.risk.tails import Tails
 from engine.scenarios.scenario import Scenario, ScenarioBody, View
 from engine.stress.propagation import Shock, propagate
+
+BOOKS: Final = 1000
+BOOK_NAMES: Final = 40
+"""Random books a day, and the names in each."""
+
+MONTH_OF_DAYS: Final = 30
+"""No month has more trading days: the tails of an event's month rest on days before that many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the model is told of a day.
+
+    Args:
+        observed: The market and tiers whose realised returns are its views.
+        propagation: How views that were observed are read: ``none`` or ``conditional``.
+        scenario: Views with numbers of their own instead; nothing realised reaches them.
+    """
+
+    observed: tuple[str, ...] = ()
+    propagation: str = "none"
+    scenario: Scenario | None = None
+
+    @classmethod
+    def baskets(cls, universe: Universe) -> "Told":
+        """The returns of the market and of every basket, read directly."""
+        return cls((MARKET, *universe.settings.tier_ids))
+
+    @property
+    def horizon_days(self) -> int:
+        """Trading days from the event that are scored."""
+        return self.scenario.body.horizon_days if self.scenario else 1
+
+    @property
+    def subjects(self) -> frozenset[str]:
+        """Factors and tiers that are stated."""
+        if self.scenario is None:
+            return frozenset(self.observed)
+        return frozenset(name for kind, name in (v.subject for v in self.scenario.body.views) if kind != "security")
 
 
 @dataclass(frozen=True, slots=True)
 class Backtest:
-    """How well a model of the day before predicts the names, given the market and the baskets.
+    """How well a model of the day before predicts the names, given what it is told.
 
     Args:
         as_of: Last day the model saw.
-        event_date: The day scored.
+        event_date: The day scored; the first one where the horizon is longer.
         scores: ``n r2 rank_correlation sign_accuracy band_coverage r2_market_only`` over the
             scoring set: stocks with a GICS sector that are in no basket.
+        figures: ``gain`` (R2 less R2 of market beta alone), ``tier_spread`` (standard deviation
+            of the baskets' returns), ``book_pnl``, ``book_error``, ``book_error_market_only``
+            (mean absolute realised P&L and prediction errors of random books).
+        tiers: ``tier stated predicted realised``, total returns of the baskets.
         names: ``security_id predicted realised band_low band_high in_basket scored``.
         notices: What was noticed in the prices.
     """
@@ -35,91 +81,227 @@ class Backtest:
     as_of: dt.date
     event_date: dt.date
     scores: dict[str, float]
+    figures: dict[str, float]
+    tiers: pl.DataFrame
     names: pl.DataFrame
     notices: tuple[Notice, ...]
 
 
-def backtest_event(
-    prices: pl.DataFrame, universe: Universe, *, event_date: dt.date, band: float, source: str = "prices"
-) -> Backtest:
-    """Calibrate on the days before an event, apply its market and basket returns, score all names.
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How days are scored.
 
-    The shock is a scenario of total views on the market and on every tier, read directly
-    (``propagation: none``). ``r2 = 1 - SSE / SST`` with SST about the mean of the scoring
-    set; the band is ``predicted -+ z sqrt(d_i / 252)`` with the tail scale fitted before.
+    Args:
+        told: What the model is told.
+        band: Probability that a name's band holds.
+        seed: Of the random books and control days.
+    """
+
+    told: Told
+    band: float
+    seed: int = 0
+
+
+def backtest_event(
+    prices: pl.DataFrame,
+    universe: Universe,
+    *,
+    event_date: dt.date,
+    band: float = 0.8,
+    rules: Rules | None = None,
+    source: str = "prices",
+) -> Backtest:
+    """Calibrate on the days before an event, apply what the model is told, score all names.
+
+    By default the market's and every tier's return of the day, read directly. ``r2 = 1 - SSE
+    / SST`` with SST about the mean of the scoring set; the band is ``predicted -+ z s`` with
+    ``s^2`` what the views leave open, its tails fitted on days before the event's month.
 
     Args:
         prices: Table ``prices`` as read.
         universe: Tiers, securities, settings.
         event_date: The day to score; nothing of it reaches the calibration.
-        band: Probability that a band holds.
+        band: Probability that a band holds, where there are no rules.
+        rules: What the model is told; the market and the baskets when None.
         source: File of the prices, for the messages.
 
     Raises:
         CalibrationError: no prices on the event date, a basket without return on it, or a
             history too short before it.
+        ConfigurationError: a scenario that the model of the day before does not know.
     """
+    rules = rules or Rules(Told.baskets(universe), band)
+    days = universe.settings.calibration.history_days + MONTH_OF_DAYS + rules.told.horizon_days
+    history = read_around(prices, universe, last=event_date, days=days, rules=rules, source=source)
+    tails = tails_before(history, universe, event_date)
+    return score_day(history, universe, event_date=event_date, tails=tails, rules=rules)
+
+
+def read_around(
+    prices: pl.DataFrame, universe: Universe, *, last: dt.date, days: int, rules: Rules, source: str
+) -> PriceHistory:
+    """The trading days up to the end of the last event's horizon, ``days`` of them."""
     if prices.schema.get("date") != pl.Date:
         screen(prices, "prices", source, by="security_id")
-    before = prices.filter(pl.col("date") < event_date)
-    last = before["date"].max()
-    if not isinstance(last, dt.date):
-        raise CalibrationError(f"{source}: no price before {event_date}; a back-test needs a history")
-    calibration = calibrate(before, universe, as_of=last, source=source)
-    day, notices = build_returns(prices, universe.securities, as_of=event_date, history_days=1, source=source)
-    if day.dates != (event_date,):
+    if not prices.filter(pl.col("date") < last).height:
+        raise CalibrationError(f"{source}: no price before {last}; a back-test needs a history")
+    until = last
+    if rules.told.horizon_days > 1:
+        after = prices.filter(pl.col("date") > last)["date"].unique().sort()
+        # Twice the horizon leaves room for dates that are no trading days.
+        until = after[: 2 * rules.told.horizon_days].max() or last  # type: ignore[assignment]
+    return read_history(
+        prices, universe.securities, until=until, days=days + 2 * rules.told.horizon_days, source=source
+    )
+
+
+def tails_before(history: PriceHistory, universe: Universe, event_date: dt.date) -> Tails | None:
+    """Tails fitted on the days before the event's month, one fit a month; never on later days.
+
+    None where those days are too few for a calibration: then each day's own panel, which
+    ends the day before the event, serves.
+    """
+    before = history.dates[: bisect.bisect_left(history.dates, event_date.replace(day=1))]
+    settings = universe.settings.calibration
+    if len(before) <= settings.minimum_days:
+        return None
+    panel, _ = history.panel(as_of=before[-1], history_days=settings.history_days)
+    try:
+        return calibrate_panel(panel, universe, source=history.source).model.tails
+    except CalibrationError:
+        return None
+
+
+def score_day(
+    history: PriceHistory, universe: Universe, *, event_date: dt.date, tails: Tails | None, rules: Rules
+) -> Backtest:
+    """Score one day of a history; days after the horizon have no say.
+
+    Args:
+        history: Prices on one calendar.
+        universe: Tiers, securities, settings.
+        event_date: The day to score.
+        tails: From ``tails_before``.
+        rules: What the model is told, and how it is scored.
+
+    Raises:
+        CalibrationError, ConfigurationError: as ``backtest_event``.
+    """
+    source, horizon = history.source, rules.told.horizon_days
+    at = _position(history, event_date)
+    end = at + horizon - 1
+    if end >= len(history.dates):
         raise CalibrationError(
-            f"{source}: {event_date} is not a trading day of these prices; the last before it is {day.dates[-1]}"
+            f"{source}: {horizon} trading days from {event_date} are scored, but the prices end on {history.dates[-1]}"
         )
-    shock = propagate(_observed_scenario(day, universe, event_date), calibration.model, calibration.curve)
-    names = _score_names(calibration, shock, day, universe, band)
+    settings = universe.settings.calibration
+    panel, notices = history.panel(as_of=history.dates[at - 1], history_days=settings.history_days)
+    calibration = calibrate_panel(panel, universe, notices=notices, tails=tails, source=source)
+    after, later = history.panel(as_of=history.dates[end], history_days=horizon)
+    if not np.nan_to_num(after.values).any():
+        raise CalibrationError(f"{source}: no price moved on {event_date}; it is no trading day")
+    totals = _basket_totals(after, universe)
+    scenario = rules.told.scenario or _observed(rules.told, after, universe, totals, event_date)
+    shock = propagate(scenario, calibration.model, calibration.curve)
+    names = _score_names(calibration, shock, after, universe, rules.band)
     scored = names.filter("scored")
     if scored.height < 3:
         raise CalibrationError(f"{event_date}: {scored.height} names can be scored; at least 3 are needed")
+    if np.ptp(scored["realised"].to_numpy()) == 0.0:
+        raise CalibrationError(f"{source}: every name that can be scored made the same return on {event_date}")
+    scores = _scores(scored)
+    figures = {
+        "gain": scores["r2"] - scores["r2_market_only"],
+        "tier_spread": float(np.nanstd(list(totals.values()))) if len(totals) else float("nan"),
+        **_random_books(scored, np.random.default_rng([rules.seed, event_date.toordinal()])),
+    }
     return Backtest(
         as_of=calibration.model.as_of,
         event_date=event_date,
-        scores=_scores(scored),
+        scores=scores,
+        figures=figures,
+        tiers=_tier_totals(calibration, shock, rules.told, totals),
         names=names.drop("market_only"),
-        notices=tuple(dict.fromkeys((*calibration.notices, *notices))),
+        notices=tuple(dict.fromkeys((*calibration.notices, *later))),
     )
 
 
-def _observed_scenario(day: ReturnPanel, universe: Universe, event_date: dt.date) -> Scenario:
-    market = float(market_returns(day, universe)[0])
-    views = [View(factor=MARKET, value=market, source="observed")]
-    faults = [] if np.isfinite(market) else [f"the market has no return on {event_date}"]
+def _position(history: PriceHistory, event_date: dt.date) -> int:
+    at = bisect.bisect_left(history.dates, event_date)
+    if at == 0:
+        raise CalibrationError(f"{history.source}: no price before {event_date}; a back-test needs a history")
+    if at == len(history.dates) or history.dates[at] != event_date:
+        raise CalibrationError(
+            f"{history.source}: {event_date} is not a trading day of these prices; "
+            f"the last before it is {history.dates[at - 1]}"
+        )
+    return at
+
+
+def _basket_totals(after: ReturnPanel, universe: Universe) -> dict[str, float]:
+    """Compounded return of each basket that is priced on every day of the horizon."""
+    totals = {}
     for tier in universe.settings.tiers:
-        members = np.array([name in tier.core for name in day.securities.labels])
-        seen = members & np.isfinite(day.values[0])
-        weights = basket_weights(day, universe, members)
-        if not seen.any() or not weights[seen].sum() > 0.0:
-            faults.append(f"no core name of tier {tier.id} has a return on {event_date}")
-            continue
-        total = float(weights[seen] @ day.values[0, seen] / weights[seen].sum())
-        views.append(View(tier=tier.id, total=total, source="observed"))
+        core = set(tier.core)
+        members = np.array([name in core for name in after.securities.labels])
+        weights = np.where(np.isfinite(after.values), basket_weights(after, universe, members), 0.0)
+        share = weights.sum(axis=1)
+        if (share > 0.0).all():
+            daily = (weights * np.nan_to_num(after.values)).sum(axis=1) / share
+            totals[tier.id] = float(np.prod(1.0 + daily) - 1.0)
+    return totals
+
+
+def _observed(
+    told: Told, after: ReturnPanel, universe: Universe, totals: dict[str, float], event_date: dt.date
+) -> Scenario:
+    views, faults = [], []
+    for name in told.observed:
+        if name == MARKET:
+            market = float(market_returns(after, universe)[0])
+            if np.isfinite(market):
+                views.append(View(factor=MARKET, value=market, source="observed"))
+            else:
+                faults.append(f"the market has no return on {event_date}")
+        elif name in totals:
+            views.append(View(tier=name, total=totals[name], source="observed"))
+        else:
+            faults.append(f"no core name of tier {name} has a return on {event_date}")
     if faults:
         raise CalibrationError("; ".join(faults))
-    body = ScenarioBody(
-        id="observed",
-        title=f"Market and baskets of {event_date}",
-        version="1.0.0",
-        kind="shock",
-        horizon_days=1,
-        narrative="What the market and each basket did.",
-        author="engine",
-        propagation="none",
-        views=tuple(views),
+    body = {
+        "id": "observed",
+        "title": f"What {', '.join(told.observed)} did on {event_date}",
+        "version": "1.0.0",
+        "kind": "shock",
+        "horizon_days": 1,
+        "narrative": "Returns of the day itself.",
+        "author": "engine",
+        "propagation": told.propagation,
+        "views": tuple(views),
+    }
+    return Scenario(ScenarioBody.model_validate(body), "")
+
+
+def _tier_totals(calibration: Calibration, shock: Shock, told: Told, realised: dict[str, float]) -> pl.DataFrame:
+    tiers = calibration.curve.tiers.labels
+    at = [calibration.model.factors.labels.index(tier) for tier in tiers]
+    return pl.DataFrame(
+        {
+            "tier": tiers,
+            "stated": [tier in told.subjects for tier in tiers],
+            "predicted": shock.factors[at] + calibration.curve.beta * shock.factors[0],
+            "realised": [realised.get(tier) for tier in tiers],
+        },
+        schema_overrides={"realised": pl.Float64},
     )
-    return Scenario(body, "")
 
 
 def _score_names(
-    calibration: Calibration, shock: Shock, day: ReturnPanel, universe: Universe, band: float
+    calibration: Calibration, shock: Shock, after: ReturnPanel, universe: Universe, band: float
 ) -> pl.DataFrame:
     model = calibration.model
-    scale = model.tails.specific_scale(shock.distance_squared, shock.views_counted)
-    half = ndtri(0.5 + band / 2.0) * scale * np.sqrt(model.specific_variance * shock.views.years)
+    half = ndtri(0.5 + band / 2.0) * np.sqrt(_open_variance(shock))
     predicted = pl.DataFrame(
         {
             "security_id": model.securities.labels,
@@ -129,7 +311,8 @@ def _score_names(
             "market_only": model.exposures[:, 0] * shock.factors[0],
         }
     )
-    realised = pl.DataFrame({"security_id": day.securities.labels, "realised": day.values[0]})
+    moved = np.prod(1.0 + after.values, axis=0) - 1.0
+    realised = pl.DataFrame({"security_id": after.securities.labels, "realised": moved})
     core = sorted(universe.settings.core)
     table = universe.securities.select("security_id", "kind", "gics_sector")
     return (
@@ -144,11 +327,27 @@ def _score_names(
     )
 
 
+def _open_variance(shock: Shock) -> Float[np.ndarray, " n_securities"]:
+    """Variance of each security that the views leave open, each part scaled by its own tail.
+
+    ``B Cov[f] B' + Cov[eps] + 2 B Cov[f, eps]``, the diagonal of it, over the horizon.
+    """
+    model, views = shock.model, shock.views
+    b = model.exposures
+    moved = model.specific_times(views.on_specifics.T) * views.years
+    factors = np.einsum("nk,kl,nl->n", b, shock.open_factors, b)
+    own = model.specific_variance * views.years - np.einsum("nv,vw,nw->n", moved, shock.gain, moved)
+    between = -np.einsum(
+        "nv,vw,nw->n", b @ (model.factor_covariance * views.years) @ views.on_factors.T, shock.gain, moved
+    )
+    by_factor = model.tails.factor_scale(shock.distance_squared, shock.views_counted)
+    by_name = model.tails.specific_scale(shock.distance_squared, shock.views_counted)
+    return np.maximum(by_factor**2 * factors + by_name**2 * own + 2.0 * by_factor * by_name * between, 0.0)
+
+
 def _scores(scored: pl.DataFrame) -> dict[str, float]:
     realised, predicted = scored["realised"].to_numpy(), scored["predicted"].to_numpy()
-    inside: Bool[np.ndarray, " n"] = (scored["band_low"].to_numpy() <= realised) & (
-        realised <= scored["band_high"].to_numpy()
-    )
+    inside = (scored["band_low"].to_numpy() <= realised) & (realised <= scored["band_high"].to_numpy())
     return {
         "n": float(scored.height),
         "r2": explained(realised, predicted),
@@ -157,6 +356,21 @@ def _scores(scored: pl.DataFrame) -> dict[str, float]:
         "band_coverage": float(inside.mean()),
         "r2_market_only": explained(realised, scored["market_only"].to_numpy()),
     }
+
+
+def _random_books(scored: pl.DataFrame, rng: np.random.Generator) -> dict[str, float]:
+    """Long-only books of names drawn without replacement, weights uniform on the simplex."""
+    realised = scored["realised"].to_numpy()
+    size = min(BOOK_NAMES, len(realised))
+    picked = np.argpartition(rng.random((BOOKS, len(realised))), size - 1, axis=1)[:, :size]
+    weights = rng.standard_exponential((BOOKS, size))
+    weights /= weights.sum(axis=1, keepdims=True)
+    made = {
+        "book_pnl": realised,
+        "book_error": scored["predicted"].to_numpy() - realised,
+        "book_error_market_only": scored["market_only"].to_numpy() - realised,
+    }
+    return {name: float(np.abs((weights * value[picked]).sum(axis=1)).mean()) for name, value in made.items()}
 
 
 def explained(realised: Float[np.ndarray, " n"], predicted: Float[np.ndarray, " n"]) -> float:

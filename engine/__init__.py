@@ -10,20 +10,26 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "backtest": "engine.api.calibrating",
+    "backtest": "engine.api.backtesting",
+    "backtest_days": "engine.api.backtesting",
     "calibrate_model": "engine.api.calibrating",
+    "describe_tiers": "engine.api.curving",
     "load_universe": "engine.api.loading",
     "rebalance_portfolios": "engine.api.rebalancing",
     "stress_portfolios": "engine.api.stressing",
+    "validate_model": "engine.api.validating",
 }
 
 __all__ = [
     "__version__",
     "backtest",
+    "backtest_days",
     "calibrate_model",
+    "describe_tiers",
     "load_universe",
     "rebalance_portfolios",
     "stress_portfolios",
+    "validate_model",
 ]
 
 

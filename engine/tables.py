@@ -31,12 +31,8 @@ def _text(*, key: bool = False, nullable: bool = False) -> Any:
 
 
 def _one_of(allowed: Sequence[str], *, key: bool = False, nullable: bool = False) -> Any:
-    return dy.String(
-        primary_key=key,
-        nullable=nullable,
-        check={f"one of {', '.join(allowed)}": lambda column: column.is_in(list(allowed))},
-        metadata={"enum": list(allowed)},
-    )
+    check = {f"one of {', '.join(allowed)}": lambda column: column.is_in(list(allowed))}
+    return dy.String(primary_key=key, nullable=nullable, check=check, metadata={"enum": list(allowed)})
 
 
 def _number(unit: str, sign: str = "any", *, nullable: bool = False, **bounds: Any) -> Any:
@@ -117,6 +113,7 @@ class Exposures(dy.Schema):
     factor = _id(key=True)
     exposure = _number("return per unit of factor return")
     prior_share = _number("share of the estimate that is prior", "0..1", min=0.0, max=1.0)
+    standard_error = _number("posterior sd of the exposure; null where it is all prior", ">= 0", nullable=True, min=0.0)
 
 
 class FactorCovariance(dy.Schema):
@@ -134,9 +131,7 @@ class SpecificRisk(dy.Schema):
 class FactorReturns(dy.Schema):
     date = _date(key=True)
     factor = _id(key=True)
-    factor_return = dy.Float64(
-        nullable=False, alias="return", allow_inf=False, allow_nan=False, metadata={"unit": "fraction a day"}
-    )
+    factor_return = _number("fraction a day", alias="return")
 
 
 class Tiers(dy.Schema):
@@ -165,6 +160,9 @@ class PortfolioSummary(dy.Schema):
     volatility = _number("fraction of NAV per square-root year", ">= 0", nullable=True, min=0.0)
     tracking_error = _number("fraction of NAV per square-root year", ">= 0", nullable=True, min=0.0)
     specific_share = _number("share of variance", "0..1", nullable=True)
+    var_99 = _number(f"{FRACTION} over one day", "> 0 is a loss", nullable=True, min=0.0)
+    es_975 = _number(f"{FRACTION} over one day", "> 0 is a loss", nullable=True, min=0.0)
+    curve_position = _number("mean coordinate of the tier exposures", "-1..1", nullable=True)
     cash_weight = _number(FRACTION, nullable=True)
     turnover = _number(f"{FRACTION}, two-way", ">= 0", nullable=True)
     cost_base = _number(MONEY, ">= 0", nullable=True)
@@ -178,6 +176,35 @@ class PortfolioExposures(dy.Schema):
     exposure = _number("return per unit of factor return")
     active_exposure = _number("exposure less the benchmark's", nullable=True)
     volatility_contribution = _number("fraction of NAV per square-root year")
+
+
+class RiskFactors(dy.Schema):
+    portfolio_id = _id(key=True)
+    stage = _one_of(STAGES, key=True)
+    factor = _id(key=True)
+    contribution = _number("fraction of NAV per square-root year; with 'specific' they sum to volatility")
+    share_of_variance = _number("share of variance; they sum to 1")
+    active_contribution = _number("the same of the tracking error; null without a benchmark", nullable=True)
+
+
+class RiskTiers(dy.Schema):
+    portfolio_id = _id(key=True)
+    stage = _one_of(STAGES, key=True)
+    tier = _id(key=True)
+    by_names = _number("fraction of NAV per square-root year, by membership shares of the names; sum to volatility")
+    by_factors = _number("fraction of NAV per square-root year, by the tiers' pure factors; sum to volatility")
+    active_by_names = _number("the same of the tracking error; null without a benchmark", nullable=True)
+    active_by_factors = _number("the same of the tracking error; null without a benchmark", nullable=True)
+
+
+class RiskPositions(dy.Schema):
+    portfolio_id = _id(key=True)
+    stage = _one_of(STAGES, key=True)
+    security_id = _id(key=True)
+    weight = _number(FRACTION)
+    contribution = _number("fraction of NAV per square-root year; all names together sum to volatility")
+    active_weight = _number("weight less the benchmark's; null without a benchmark", nullable=True)
+    active_contribution = _number("the same of the tracking error; null without a benchmark", nullable=True)
 
 
 class Stress(dy.Schema):
@@ -258,6 +285,60 @@ class ScenarioSummary(dy.Schema):
     tail_probability = _number("probability", "0..1", min=0.0, max=1.0)
     condition = _number("condition number of the views' covariance", ">= 1")
     extrapolation = _number("stated market-and-tier shock over the largest seen", ">= 0", nullable=True)
+
+
+class BacktestDays(dy.Schema):
+    event_date = _date(key=True)
+    kind = _one_of(("event", "control"))
+    model_as_of = _date()
+    n = _count("names scored")
+    r2 = _number("share of the cross-section explained", "<= 1", max=1.0)
+    r2_market_only = _number("the same by market beta alone", "<= 1", max=1.0)
+    gain = _number("r2 less r2_market_only")
+    rank_correlation = _number("correlation", "-1..1")
+    sign_accuracy = _number("share", "0..1", min=0.0, max=1.0)
+    band_coverage = _number("share of names inside their band", "0..1", min=0.0, max=1.0)
+    tier_spread = _number("standard deviation of the baskets' returns", ">= 0", nullable=True, min=0.0)
+    tier_error = _number("mean absolute error of the tiers not stated", ">= 0", nullable=True, min=0.0)
+    book_pnl = _number(f"{FRACTION}, mean absolute of random books", ">= 0", min=0.0)
+    book_error = _number(f"{FRACTION}, mean absolute of random books", ">= 0", min=0.0)
+    book_error_market_only = _number(f"{FRACTION}, mean absolute of random books", ">= 0", min=0.0)
+
+
+class BacktestNames(dy.Schema):
+    event_date = _date(key=True)
+    security_id = _id(key=True)
+    predicted = _number("return over the horizon")
+    realised = _number("return over the horizon")
+    band_low = _number("return over the horizon")
+    band_high = _number("return over the horizon")
+    in_basket = dy.Bool(nullable=False)
+    scored = dy.Bool(nullable=False)
+
+
+class ValidationDays(dy.Schema):
+    date = _date(key=True)
+    r2 = _number("share of the cross-section explained", "<= 1", nullable=True, max=1.0)
+    r2_market_only = _number("the same by market beta alone", "<= 1", nullable=True, max=1.0)
+    gain = _number("r2 less r2_market_only", nullable=True)
+    n = _count("names scored")
+    spread = _number("standard deviation of the baskets' returns", ">= 0", min=0.0)
+
+
+class ValidationBooks(dy.Schema):
+    book_id = _id(key=True)
+    group = _one_of(
+        ("tier", "spread", "sector", "random_long", "random_long_short", "market", "minimum_risk"),
+    )
+    bias = _number("standard deviation of return over forecast volatility, last window", ">= 0", min=0.0)
+    band_low = _number("95 % band of bias if the forecasts are right", "< 1")
+    band_high = _number("95 % band of bias if the forecasts are right", "> 1")
+    inside = dy.Bool(nullable=False)
+    windows_inside = _number("share of the rolling windows inside their band", "0..1", min=0.0, max=1.0)
+    mrad = _number("mean of |bias - 1| over the rolling windows", ">= 0", min=0.0)
+    qlike = _number("mean of log h + r^2 / h, h the variance of one day")
+    exceptions_99 = _count("days with a loss beyond the VaR 99 of the day before")
+    n_days = _count("trading days")
 
 
 class Targets(dy.Schema):

@@ -173,7 +173,7 @@ def book_recipes(securities: pl.DataFrame, prices: pl.DataFrame) -> dict[str, tu
         )
     )
     ranked = large.join(history.filter(pl.col("days") == 253), on="security_id")
-    momentum = ranked.sort("momentum", "security_id", descending=[True, False]).head(60)["security_id"].to_list()
+    momentum = ranked.sort("momentum", "security_id", descending=[True, False]).head(40)["security_id"].to_list()
     calm = ranked.sort("sd", "security_id").head(80)["security_id"].to_list()
     quality = sector("Health Care", top=14) + sector("Consumer Staples", top=10) + sector("Financials", top=12)
     quality += [
@@ -225,7 +225,7 @@ def book_recipes(securities: pl.DataFrame, prices: pl.DataFrame) -> dict[str, tu
         "ai_infrastructure": (1.4e9, _by_cap(securities, _core("ai_semis"), 0.52, 0.5) | _by_cap(securities, wires, 0.45, 0.5)),
         "chip_growth": (850e6, _merge(_by_cap(securities, chips, 0.55, 0.5), _by_cap(securities, clouds + sector("Consumer Discretionary", top=8), 0.43, 0.5))),
         "software_tilt": (620e6, _merge(_by_cap(securities, code, 0.60, 0.4), _by_cap(securities, clouds[:8] + sector("Financials", top=10) + chips[:6], 0.38, 0.5))),
-        "power_and_grid": (480e6, _merge(_by_cap(securities, wires, 0.86, 0.5), _equal(["GRID", "XLU"], 0.12))),
+        "power_and_grid": (480e6, _merge(_by_cap(securities, wires, 0.94, 0.5), _equal(["GRID", "XLU"], 0.04))),
         "equal_weight_curve": (310e6, _equal(curve, 0.99)),
         "concentrated_15": (2.1e9, _equal(fifteen, 0.98)),
         "balanced_60_40": (5.5e9, _merge(_by_cap(securities, everything[:60], 0.50), {"SMH": 0.04, "IGV": 0.03, "AGG": 0.27, "TLT": 0.10})),

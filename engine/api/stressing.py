@@ -66,7 +66,7 @@ def stress_portfolios(
     level = band if band is not None else loaded.universe.settings.stress.band
     yardstick = Yardstick(loaded.curve, loaded.mandates, {}, level)
     tables = assess(portfolios, shocks, yardstick, stage="before")
-    tables["portfolio_summary"] = summarise(portfolios, stage="before", status={})
+    tables["portfolio_summary"] = summarise(portfolios, loaded.curve, stage="before", status={})
     tables["shocks"] = pl.concat([shock.frame for shock in shocks]).sort("scenario_id", "security_id")
     tables["scenario_summary"] = summarise_scenarios(shocks)
     tables["exceptions"] = notices_frame(ready.notices)

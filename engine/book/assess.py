@@ -8,8 +8,10 @@ import polars as pl
 
 from engine.contracts import CONTRACTS
 from engine.conventions import FEASIBILITY
+from engine.curve.position import book_positions
 from engine.curve.tiers import Curve
 from engine.mandates.mandate import Mandate
+from engine.risk.attribution import measure_tails, risk_tables
 from engine.risk.portfolios import Portfolios
 from engine.stress.losses import measure_losses
 from engine.stress.propagation import Shock
@@ -43,11 +45,14 @@ def assess(portfolios: Portfolios, shocks: list[Shock], yardstick: Yardstick, *,
 
     Returns:
         ``portfolio_exposures``, ``stress`` with budget, measured loss and breach,
-        ``stress_tiers``, ``stress_factors``, ``stress_positions``, columns as in their contracts.
+        ``stress_tiers``, ``stress_factors``, ``stress_positions``, ``risk_factors``,
+        ``risk_tiers``, ``risk_positions``, columns as in their contracts.
     """
     tables = measure_losses(portfolios, shocks, yardstick.curve, stage=stage, band=yardstick.band)
     tables["stress"] = _with_budgets(tables["stress"], portfolios, yardstick.mandates)
-    tables["portfolio_exposures"] = _exposures(portfolios, stage, active_weights(portfolios, yardstick.benchmarks))
+    active = active_weights(portfolios, yardstick.benchmarks)
+    tables["portfolio_exposures"] = _exposures(portfolios, stage, active)
+    tables |= risk_tables(portfolios, yardstick.curve, stage=stage, active=active)
     return {
         name: frame.select(list(CONTRACTS[name].columns)).sort(CONTRACTS[name].key) for name, frame in tables.items()
     }
@@ -128,6 +133,7 @@ def tracking_errors(portfolios: Portfolios, benchmarks: Mapping[str, Mapping[str
 
 def summarise(
     portfolios: Portfolios,
+    curve: Curve,
     *,
     stage: str,
     status: Mapping[str, str],
@@ -138,6 +144,7 @@ def summarise(
 
     Args:
         portfolios: Weights of books and parents.
+        curve: Coordinates of the tiers, for the positions of the portfolios on the curve.
         stage: ``before`` or ``after``.
         status: Status by portfolio; what is measured and not named is ``stress_only``.
         benchmarks: Weights by benchmark and security, for tracking errors.
@@ -147,12 +154,22 @@ def summarise(
     specific = np.divide(
         portfolios.specific_variances(), volatility**2, out=np.zeros_like(volatility), where=volatility > 0.0
     )
+    tiers = portfolios.model.factors.positions(curve.tiers.labels, "tiers")
+    positions = book_positions(portfolios.exposures[:, tiers], curve.coordinates)
+    tail = measure_tails(
+        np.maximum(volatility**2 - portfolios.specific_variances(), 0.0),
+        portfolios.specific_variances(),
+        portfolios.model.tails,
+    )
     measured = pl.DataFrame(
         {
             "portfolio_id": portfolios.ids.labels,
             "nav": portfolios.nav,
             "volatility": volatility,
             "specific_share": specific,
+            "var_99": tail.var_99,
+            "es_975": tail.es_975,
+            "curve_position": pl.Series(positions, nan_to_null=True),
             "cash_weight": portfolios.cash,
         }
     )

@@ -26,7 +26,16 @@ from engine.risk.portfolios import Portfolios, weigh_benchmarks
 from engine.stress.plausibility import summarise_scenarios
 from engine.stress.propagation import Shock
 
-STAGED: Final = ("stress", "stress_tiers", "stress_factors", "stress_positions", "portfolio_exposures")
+STAGED: Final = (
+    "stress",
+    "stress_tiers",
+    "stress_factors",
+    "stress_positions",
+    "portfolio_exposures",
+    "risk_factors",
+    "risk_tiers",
+    "risk_positions",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +107,14 @@ def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.Da
     tables["certificates"] = certificate_table(results)
     tables["portfolio_summary"] = pl.concat(
         [
-            summarise(portfolios, stage="before", status=status, benchmarks=benchmarks),
+            summarise(portfolios, task.curve, stage="before", status=status, benchmarks=benchmarks),
             summarise(
-                after, stage="after", status=status, benchmarks=benchmarks, trading=trading_sums(trades, results)
+                after,
+                task.curve,
+                stage="after",
+                status=status,
+                benchmarks=benchmarks,
+                trading=trading_sums(trades, results),
             ),
         ]
     ).sort(CONTRACTS["portfolio_summary"].key)

@@ -16,6 +16,8 @@ COMMANDS: Final = {
     "stress": ("engine.cli.stress", "Stress the books under scenarios and print what they lose."),
     "rebalance": ("engine.cli.rebalance", "Bring books inside their limits at the least cost, each answer certified."),
     "calibrate": ("engine.cli.calibrate", "Turn prices into the risk model of a universe."),
+    "tiers": ("engine.cli.tiers", "Show the curve: where its tiers lie, and who behaves like them."),
+    "validate": ("engine.cli.validate", "Check the model's one-day-ahead risk on fixed books, day by day."),
     "backtest": ("engine.cli.backtest", "Score the model of the day before an event on the event."),
 }
 """Commands in the order a new user meets them: module and one line of help."""

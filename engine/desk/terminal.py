@@ -1,6 +1,5 @@
 """Tables for a terminal: 80 columns are enough, more are used, colour only where there is a terminal."""
 
-import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -105,26 +104,6 @@ def show_calibration(screen: Console, card: Mapping[str, Any], volatility: Mappi
         table.add_row(factor, percent(value))
     screen.print(table)
     screen.print(f"written: {escape(out)}")
-
-
-def show_backtest(
-    screen: Console, as_of: dt.date, event: dt.date, scores: Mapping[str, float], names: pl.DataFrame
-) -> None:
-    """The scores, and the names that the model missed most."""
-    screen.print(f"[bold]{event}[/bold], seen with the model of {as_of}, given the market and the baskets")
-    table = Table("measure", box=None)
-    table.add_column("value", justify="right")
-    for name, value in scores.items():
-        table.add_row(name, f"{value:.0f}" if name == "n" else f"{value:.3f}")
-    screen.print(table)
-    missed = names.filter("scored").with_columns((pl.col("realised") - pl.col("predicted")).alias("miss"))
-    worst = Table("name", title="largest misses of the scoring set", title_justify="left")
-    for heading in ("predicted %", "realised %", "band %"):
-        worst.add_column(heading, justify="right")
-    for row in missed.sort(pl.col("miss").abs(), descending=True).head(10).iter_rows(named=True):
-        band = f"{percent(row['band_low'])} to {percent(row['band_high'])}"
-        worst.add_row(row["security_id"], percent(row["predicted"]), percent(row["realised"]), band)
-    screen.print(worst)
 
 
 def _scenario_head(screen: Console, scenario: Mapping[str, Any]) -> None:

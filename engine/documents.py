@@ -74,7 +74,8 @@ def _load(text: str, source: str) -> Any:
             [f"{source}:1:1: not plain UTF-8 (byte order mark, NUL, broken character); save it as UTF-8"]
         )
     try:
-        _refuse_tricks(text, source)
+        if _may_trick(text):
+            _refuse_tricks(text, source)
         root = YAML(typ="rt").load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -86,6 +87,16 @@ def _load(text: str, source: str) -> Any:
     if not isinstance(root, dict):
         raise ConfigurationError([f"{source}:1:1: expected keys and values, found {_kind(root)}"])
     return root
+
+
+def _may_trick(text: str) -> bool:
+    """True when the text could hold an anchor, alias, tag, merge key or deep nesting.
+
+    Looking at every event costs as much as reading the document; plain text is spared it.
+    """
+    indented = any(line.startswith(" " * MAX_DEPTH) for line in text.splitlines())
+    nested = text.count("[") + text.count("{") + text.count("- ") > MAX_DEPTH or indented
+    return nested or any(mark in text for mark in ("&", "*", "!", "<<"))
 
 
 def _kind(root: Any) -> str:

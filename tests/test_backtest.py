@@ -434,7 +434,7 @@ def test_a_range_with_days_set_aside_exits_3(folder: Path, market: Market, capsy
         ),
         (
             ["--event-date", "2023-01-05", "--shock", "observed:market,chipz"],
-            "--shock observed: no tier 'chipz'; did you mean 'chips'?; allowed: market, chips, grid, apps",
+            "--shock observed: no tier 'chipz'; did you mean 'chips'?",
         ),
         (
             ["--event-date", "2023-01-05", "--shock", "observed:chips,chips"],

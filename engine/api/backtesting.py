@@ -181,7 +181,7 @@ def _observed(text: str, universe: Universe) -> tuple[str, ...]:
     known = (MARKET, *universe.settings.tier_ids)
     if unknown := [name for name in names if name not in known]:
         words = "; ".join(f"no tier {name!r}{suggestion(name, known)}" for name in unknown)
-        raise UsageError(f"--shock observed: {words}; allowed: {', '.join(known)}")
+        raise UsageError(f"--shock observed: {words}")
     if len(set(names)) != len(names):
         raise UsageError(f"--shock observed: {text} names something twice")
     return names

@@ -21,6 +21,9 @@ OFFSET: Final = 3.0
 STEEPEST: Final = 0.5
 """Exponent of a multivariate t for large moves; specific returns grow more slowly than that."""
 
+REFIT_DAYS: Final = 5
+"""Days that share one covariance of the days before them; a daily one costs five times as much."""
+
 FITTED_LEVEL: Final = 0.80
 
 
@@ -74,10 +77,10 @@ def fit_tails(
     specific_half_life: float,
     adjustments: Adjustments | None = None,
 ) -> Tails:
-    """Fit the tails on one-step-ahead standardised returns of the panel's own days.
+    """Fit the tails on standardised returns, ahead of their week, of the panel's own days.
 
     ``nu`` maximises the likelihood of each day's ``D_t^2 = f_t' F_t^-1 f_t`` with ``F_t``
-    from the days before t. The specific exponent fits ``mean_i (e_it / sig_it)^2`` by least
+    from the days before its week. The specific exponent fits ``mean_i (e_it / sig_it)^2`` by least
     squares in logarithms to ``c ((D_t^2 + 3) / (K + 3))^(2a)``, kept in [0, 0.5]. Each multiplier is
     the 80 % quantile of the standardised absolute returns over the Gaussian one.
 
@@ -93,7 +96,7 @@ def fit_tails(
     start = min(WARM_UP_DAYS, n_days // 2)
     distances = np.empty(n_days - start)
     standardised = np.empty((n_days - start, n_factors))
-    for t in range(start, n_days):
+    for t in range(start, n_days, REFIT_DAYS):
         daily = (
             estimate_factor_covariance(
                 factors[:t],
@@ -103,8 +106,9 @@ def fit_tails(
             )
             / TRADING_DAYS
         )
-        distances[t - start] = factors[t] @ np.linalg.lstsq(daily, factors[t], rcond=None)[0]
-        standardised[t - start] = factors[t] / np.sqrt(np.diag(daily))
+        week, rows = factors[t : t + REFIT_DAYS], slice(t - start, t - start + REFIT_DAYS)
+        distances[rows] = (week.T * np.linalg.lstsq(daily, week.T, rcond=None)[0]).sum(axis=0)
+        standardised[rows] = week / np.sqrt(np.diag(daily))
     degrees = float(DEGREES[np.argmax([_log_likelihood(distances, n_factors, nu) for nu in DEGREES])])
 
     scores = specific_scores(residuals, specific_half_life)[start:]

@@ -481,3 +481,23 @@ def test_the_terms_of_python_are_checked_like_those_of_the_command(folder: Path,
     many = engine.backtest_days(prices, Days((market.event_date,)), universe=str(folder))
     one = engine.backtest(prices, market.event_date, universe=str(folder))
     assert many.result.days["r2"][0] == pytest.approx(one.scores["r2"], abs=1e-12)
+
+
+def test_a_name_that_the_model_lost_is_missing_from_the_realised_baskets_too(
+    market: Market, universe: Universe
+) -> None:
+    lost = next(iter(universe.settings.tiers)).core[0]
+    day = market.prices["date"].max()
+    hole = market.prices["date"].unique().sort()[-100]
+    broken = market.prices.with_columns(
+        pl.when((pl.col("security_id") == lost) & (pl.col("date") == hole))
+        .then(float("nan"))
+        .otherwise("close")
+        .alias("close")
+    )
+    without = market.prices.filter(pl.col("security_id") != lost)
+    rules = Rules(Told.baskets(universe), 0.8, 1)
+    scores = [
+        backtest_event(prices, universe, event_date=day, rules=rules).scores["r2"] for prices in (broken, without)
+    ]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-12)

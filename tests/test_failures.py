@@ -441,7 +441,8 @@ def test_a_basket_without_prices_is_named(folder: Path, market: Market, capsys: 
 def test_a_market_without_caps_is_named(folder: Path, capsys: Captured) -> None:
     edit(folder / "securities.csv", lambda frame: frame.drop("market_cap_base"))
     assert refused(calibrate(folder, folder / "prices.parquet"), 65, capsys).startswith(
-        "the market has no return on 504 days: no priced stock has a cap"
+        "the market has no return on 504 days: no priced stock has a market_cap_base; "
+        "add it to the securities, or name a proxy under market in universe.yaml"
     )
 
 

@@ -161,7 +161,8 @@ def _refuse_gaps(
         )
     if not np.isfinite(market).all():
         faults.append(
-            f"the market has no return on {int((~np.isfinite(market)).sum())} days: no priced stock has a cap"
+            f"the market has no return on {int((~np.isfinite(market)).sum())} days: no priced stock has a "
+            "market_cap_base; add it to the securities, or name a proxy under market in universe.yaml"
         )
     elif days and np.ptp(market) == 0.0:
         faults.append("the market never moves")

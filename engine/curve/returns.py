@@ -44,6 +44,17 @@ class ReturnPanel:
     previous_close: Float[np.ndarray, "n_days n_securities"]
     last_close: Float[np.ndarray, " n_securities"]
 
+    def among(self, names: Axis) -> "ReturnPanel":
+        """The panel of the securities that are on an axis, in its own order."""
+        kept = [i for i, label in enumerate(self.securities.labels) if label in names]
+        return ReturnPanel(
+            dates=self.dates,
+            securities=Axis("security", tuple(self.securities.labels[i] for i in kept)),
+            values=self.values[:, kept],
+            previous_close=self.previous_close[:, kept],
+            last_close=self.last_close[kept],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class PriceHistory:

@@ -198,6 +198,7 @@ def score_day(
     panel, notices = history.panel(as_of=history.dates[at - 1], history_days=settings.history_days)
     calibration = calibrate_panel(panel, universe, notices=notices, tails=tails, source=source)
     after, later = history.panel(as_of=history.dates[end], history_days=horizon)
+    after = after.among(calibration.model.securities)
     if not np.nan_to_num(after.values).any():
         raise CalibrationError(f"{source}: no price moved on {event_date}; it is no trading day")
     totals = _basket_totals(after, universe)

@@ -11,6 +11,7 @@ from market import LINES, Market, make_holdings, make_portfolios
 
 from engine.api.loading import LoadedUniverse, load_universe
 from engine.api.rebalancing import RebalanceResult, rebalance_portfolios
+from engine.api.stressing import stress_portfolios
 from engine.contracts import CONTRACTS
 from engine.errors import DataError, UsageError
 from engine.intake import admit
@@ -519,3 +520,20 @@ def test_a_book_of_cash_alone_stands_still_or_is_proven_to_break_its_cash_band(b
         loaded = replace(bundled, holdings=cash, mandates=mandates).only(["family_office"])
         summary = rebalance_portfolios(loaded).tables["portfolio_summary"]
         assert rows(summary, "status", stage="after") == [(status,)]
+
+
+def test_stress_and_rebalance_agree_on_the_tracking_error_before(
+    bundled: LoadedUniverse, result: RebalanceResult
+) -> None:
+    stressed = stress_portfolios(bundled).tables["portfolio_summary"]
+    before = result.tables["portfolio_summary"]
+    found = rows(stressed, "tracking_error", portfolio_id="index_tracker", stage="before")
+    assert found == rows(before, "tracking_error", portfolio_id="index_tracker", stage="before")
+    assert found[0][0] > 0.0
+
+
+def test_a_missing_benchmark_warns_a_stress_and_stops_nothing(bundled: LoadedUniverse) -> None:
+    result = stress_portfolios(replace(bundled, benchmarks=bundled.benchmarks.head(0)))
+    severities = [n.severity for n in result.notices if n.portfolio_id == "index_tracker"]
+    assert severities == ["warn"]
+    assert rows(result.tables["stress"], "scenario_id", portfolio_id="index_tracker") == [("deepseek",)]

@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -12,7 +12,7 @@ from engine.api.loading import LoadedUniverse
 from engine.book.assess import Yardstick, assess, summarise
 from engine.errors import ConfigurationError, DataError
 from engine.intake import Notice, notices_frame
-from engine.risk.portfolios import Portfolios, weigh_holdings
+from engine.risk.portfolios import Portfolios, weigh_benchmarks, weigh_holdings
 from engine.scenarios.scenario import Scenario, read_scenario
 from engine.stress.plausibility import summarise_scenarios
 from engine.stress.propagation import Shock, propagate
@@ -64,13 +64,16 @@ def stress_portfolios(
     ready = prepare(loaded, scenarios, texts or {})
     portfolios, shocks = ready.portfolios, list(ready.shocks)
     level = band if band is not None else loaded.universe.settings.stress.band
-    yardstick = Yardstick(loaded.curve, loaded.mandates, {}, level)
+    benchmarks, unusable = weigh_benchmarks(loaded.benchmarks, portfolios)
+    # A book is stressed without its benchmark all the same; only its active figures are missing.
+    notices = (*ready.notices, *(replace(notice, severity="warn") for notice in unusable))
+    yardstick = Yardstick(loaded.curve, loaded.mandates, benchmarks, level)
     tables = assess(portfolios, shocks, yardstick, stage="before")
-    tables["portfolio_summary"] = summarise(portfolios, loaded.curve, stage="before", status={})
+    tables["portfolio_summary"] = summarise(portfolios, loaded.curve, stage="before", status={}, benchmarks=benchmarks)
     tables["shocks"] = pl.concat([shock.frame for shock in shocks]).sort("scenario_id", "security_id")
     tables["scenario_summary"] = summarise_scenarios(shocks)
-    tables["exceptions"] = notices_frame(ready.notices)
-    return StressResult(portfolios.as_of, tables, ready.refused, ready.notices)
+    tables["exceptions"] = notices_frame(notices)
+    return StressResult(portfolios.as_of, tables, ready.refused, notices)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 A contract fixes, per column, the dtype, whether it may be null, the unit, the sign and the
 allowed values; per table, the key and an integer version (an added nullable column keeps
 it, anything else raises it). Files carry the version in their footer. Nullable columns of
-an input may be absent. The columns stand in ``tables.py``.
+an input may be absent. The columns stand in ``tables/``.
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from typing import Any, Final
 import dataframely as dy
 import polars as pl
 
-from engine import tables
 from engine.conventions import CASH_PREFIX
+from engine.tables import inputs, model, risk, scores, stress, trades
 
 ROW_NUMBER: Final = "row_number"
 
@@ -56,37 +56,37 @@ CONTRACTS: Final = MappingProxyType(
     {
         name: Contract(name, 1, schema)
         for name, schema in {
-            "prices": tables.Prices,
-            "securities": tables.Securities,
-            "portfolios": tables.Portfolios,
-            "holdings": tables.Holdings,
-            "benchmarks": tables.Benchmarks,
-            "exposures": tables.Exposures,
-            "factor_covariance": tables.FactorCovariance,
-            "specific_risk": tables.SpecificRisk,
-            "factor_returns": tables.FactorReturns,
-            "tiers": tables.Tiers,
-            "memberships": tables.Memberships,
-            "portfolio_summary": tables.PortfolioSummary,
-            "portfolio_exposures": tables.PortfolioExposures,
-            "risk_factors": tables.RiskFactors,
-            "risk_tiers": tables.RiskTiers,
-            "risk_positions": tables.RiskPositions,
-            "stress": tables.Stress,
-            "stress_tiers": tables.StressTiers,
-            "stress_factors": tables.StressFactors,
-            "stress_positions": tables.StressPositions,
-            "shocks": tables.Shocks,
-            "scenario_summary": tables.ScenarioSummary,
-            "backtest_days": tables.BacktestDays,
-            "backtest_names": tables.BacktestNames,
-            "validation_days": tables.ValidationDays,
-            "validation_books": tables.ValidationBooks,
-            "targets": tables.Targets,
-            "trades": tables.Trades,
-            "limits": tables.Limits,
-            "certificates": tables.Certificates,
-            "exceptions": tables.Exceptions,
+            "prices": inputs.Prices,
+            "securities": inputs.Securities,
+            "portfolios": inputs.Portfolios,
+            "holdings": inputs.Holdings,
+            "benchmarks": inputs.Benchmarks,
+            "exposures": model.Exposures,
+            "factor_covariance": model.FactorCovariance,
+            "specific_risk": model.SpecificRisk,
+            "factor_returns": model.FactorReturns,
+            "tiers": model.Tiers,
+            "memberships": model.Memberships,
+            "portfolio_summary": risk.PortfolioSummary,
+            "portfolio_exposures": risk.PortfolioExposures,
+            "risk_factors": risk.RiskFactors,
+            "risk_tiers": risk.RiskTiers,
+            "risk_positions": risk.RiskPositions,
+            "stress": stress.Stress,
+            "stress_tiers": stress.StressTiers,
+            "stress_factors": stress.StressFactors,
+            "stress_positions": stress.StressPositions,
+            "shocks": stress.Shocks,
+            "scenario_summary": stress.ScenarioSummary,
+            "backtest_days": scores.BacktestDays,
+            "backtest_names": scores.BacktestNames,
+            "validation_days": scores.ValidationDays,
+            "validation_books": scores.ValidationBooks,
+            "targets": trades.Targets,
+            "trades": trades.Trades,
+            "limits": trades.Limits,
+            "certificates": trades.Certificates,
+            "exceptions": trades.Exceptions,
         }.items()
     }
 )

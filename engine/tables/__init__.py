@@ -1,0 +1,1 @@
+"""The columns of every table: dtype, null or not, unit, sign, allowed values, key."""

@@ -1,0 +1,94 @@
+"""What scenarios do to books and names."""
+
+import dataframely as dy
+
+from engine.tables.columns import (
+    FRACTION,
+    MONEY,
+    STAGES,
+    count_column,
+    id_column,
+    number_column,
+    one_of_column,
+    text_column,
+)
+
+
+class Stress(dy.Schema):
+    portfolio_id = id_column(key=True)
+    stage = one_of_column(STAGES, key=True)
+    scenario_id = id_column(key=True)
+    scenario_version = text_column()
+    nav_base = number_column(MONEY)
+    pnl_frac = number_column(FRACTION, "< 0 is a loss")
+    pnl_base = number_column(MONEY, "< 0 is a loss")
+    stated = number_column(FRACTION, "< 0 is a loss")
+    propagated = number_column(FRACTION, "< 0 is a loss")
+    specific = number_column(FRACTION, "< 0 is a loss")
+    band_low = number_column(FRACTION, "< 0 is a loss")
+    band_high = number_column(FRACTION, "< 0 is a loss")
+    budget = number_column(FRACTION, "> 0", nullable=True, min_exclusive=0.0)
+    budget_kind = one_of_column(("absolute",), nullable=True)
+    measured_loss = number_column(FRACTION, "> 0 is a loss", nullable=True)
+    breach = dy.Bool(nullable=False)
+
+
+class StressTiers(dy.Schema):
+    portfolio_id = id_column(key=True)
+    stage = one_of_column(STAGES, key=True)
+    scenario_id = id_column(key=True)
+    tier = id_column(key=True)
+    weight = number_column(FRACTION)
+    pnl_frac = number_column(FRACTION, "< 0 is a loss")
+    stated = number_column(FRACTION, "< 0 is a loss")
+    propagated = number_column(FRACTION, "< 0 is a loss")
+    specific = number_column(FRACTION, "< 0 is a loss")
+
+
+class StressFactors(dy.Schema):
+    portfolio_id = id_column(key=True)
+    stage = one_of_column(STAGES, key=True)
+    scenario_id = id_column(key=True)
+    factor = id_column(key=True)
+    exposure = number_column("return per unit of factor return; null on the row 'specific'", nullable=True)
+    shock = number_column("factor return over the horizon", nullable=True)
+    pnl_frac = number_column(FRACTION, "< 0 is a loss")
+    stated = number_column(FRACTION, "< 0 is a loss")
+    propagated = number_column(FRACTION, "< 0 is a loss")
+    specific = number_column(FRACTION, "< 0 is a loss")
+
+
+class StressPositions(dy.Schema):
+    portfolio_id = id_column(key=True)
+    stage = one_of_column(STAGES, key=True)
+    scenario_id = id_column(key=True)
+    security_id = id_column(key=True)
+    weight = number_column(FRACTION)
+    shock = number_column("return over the horizon")
+    pnl_frac = number_column(FRACTION, "< 0 is a loss")
+    stated = number_column(FRACTION, "< 0 is a loss")
+    propagated = number_column(FRACTION, "< 0 is a loss")
+    specific = number_column(FRACTION, "< 0 is a loss")
+
+
+class Shocks(dy.Schema):
+    scenario_id = id_column(key=True)
+    security_id = id_column(key=True)
+    total = number_column("return over the horizon")
+    stated = number_column("return over the horizon")
+    propagated = number_column("return over the horizon")
+    specific = number_column("return over the horizon")
+
+
+class ScenarioSummary(dy.Schema):
+    scenario_id = id_column(key=True)
+    title = text_column()
+    version = text_column()
+    sha256 = text_column()
+    horizon_days = count_column("trading days")
+    propagation = one_of_column(("none", "conditional"))
+    distance = number_column("Mahalanobis distance of what is applied", ">= 0", min=0.0)
+    views = count_column("numbers that the scenario states")
+    tail_probability = number_column("probability", "0..1", min=0.0, max=1.0)
+    condition = number_column("condition number of the views' covariance", ">= 1")
+    extrapolation = number_column("stated market-and-tier shock over the largest seen", ">= 0", nullable=True)

@@ -1,0 +1,61 @@
+"""What a rebalance answers, and what was noticed on the way."""
+
+import dataframely as dy
+
+from engine.tables.columns import FRACTION, MONEY, count_column, id_column, number_column, one_of_column, text_column
+
+
+class Targets(dy.Schema):
+    portfolio_id = id_column(key=True)
+    security_id = id_column(key=True)
+    weight_before = number_column(FRACTION)
+    weight_after = number_column(FRACTION)
+    quantity_after = number_column("shares; money for cash")
+
+
+class Trades(dy.Schema):
+    portfolio_id = id_column(key=True)
+    security_id = id_column(key=True)
+    side = one_of_column(("buy", "sell"))
+    quantity = number_column("shares", "> 0", min_exclusive=0.0)
+    notional_base = number_column(MONEY, "> 0", min_exclusive=0.0)
+    trade_weight = number_column(FRACTION, "sells < 0")
+    adv_share = number_column("notional over a day's volume", ">= 0", nullable=True)
+    cost_base = number_column(MONEY, ">= 0", min=0.0)
+    reason = text_column()
+
+
+class Limits(dy.Schema):
+    portfolio_id = id_column(key=True)
+    limit_id = text_column(key=True)
+    kind = one_of_column(("turnover", "cash", "tier", "weight", "stress", "budget"))
+    priority = count_column("0 must hold")
+    bound = number_column("in the limit's own unit")
+    before = number_column("in the limit's own unit")
+    after = number_column("in the limit's own unit", nullable=True)
+    slack = number_column("bound less use", nullable=True)
+    shadow_price = number_column("objective per unit of the bound", ">= 0", nullable=True, min=0.0)
+    breach_before = dy.Bool(nullable=False)
+    breach = dy.Bool(nullable=False)
+
+
+class Certificates(dy.Schema):
+    portfolio_id = id_column(key=True)
+    form = one_of_column(("continuous",), key=True)
+    status = one_of_column(("certified", "held", "infeasible"))
+    objective = number_column("annual, NAV = 1", nullable=True)
+    lower_bound = number_column("annual, NAV = 1", nullable=True)
+    relative_gap = number_column("gap over the objective's scale", nullable=True)
+    max_violation = number_column(FRACTION, ">= 0", nullable=True)
+    solver = text_column()
+    rung = count_column("step of the ladder, from 0")
+    iterations = count_column("solver iterations")
+
+
+class Exceptions(dy.Schema):
+    code = text_column()
+    portfolio_id = text_column(nullable=True)
+    row = dy.Int64(nullable=True)
+    severity = one_of_column(("reject", "quarantine", "warn"))
+    message = text_column()
+    source = text_column()

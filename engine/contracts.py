@@ -52,9 +52,12 @@ class Contract:
         return list(self.schema.primary_key())
 
 
+VERSIONS: Final = MappingProxyType({"scenario_summary": 2})
+"""Tables that have changed by more than an added nullable column, and how often they stand now."""
+
 CONTRACTS: Final = MappingProxyType(
     {
-        name: Contract(name, 1, schema)
+        name: Contract(name, VERSIONS.get(name, 1), schema)
         for name, schema in {
             "prices": inputs.Prices,
             "securities": inputs.Securities,
@@ -78,6 +81,8 @@ CONTRACTS: Final = MappingProxyType(
             "stress_positions": stress.StressPositions,
             "shocks": stress.Shocks,
             "scenario_summary": stress.ScenarioSummary,
+            "stress_leaves": stress.StressLeaves,
+            "stress_trees": stress.StressTrees,
             "backtest_days": scores.BacktestDays,
             "backtest_names": scores.BacktestNames,
             "validation_days": scores.ValidationDays,

@@ -6,7 +6,8 @@ Text comes in as an argument: this room, like all the core, opens no file.
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
@@ -27,6 +28,78 @@ class Strict(BaseModel):
 
 Model = TypeVar("Model", bound=Strict)
 
+Place: TypeAlias = tuple[str | int, ...]
+"""Keys and list positions from the top of a document to one value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One YAML document as read: its values, and where in the text each stands.
+
+    Args:
+        source: Name of the file, as the messages print it.
+        values: Keys and plain values.
+        root: The same with the positions that the reader kept.
+    """
+
+    source: str
+    values: Mapping[Any, Any]
+    root: Any
+
+    def place(self, path: Place, *, missing: bool = False) -> tuple[str, int, int]:
+        """File, line and column (from 1) of the deepest part of ``path`` that the text has."""
+        return (self.source, *_position(self.root, path, missing=missing))
+
+
+@runtime_checkable
+class Locate(Protocol):
+    """Says where the value at a path was written: ``Document.place``, or a choice among documents."""
+
+    def __call__(self, path: Place, *, missing: bool = False) -> tuple[str, int, int]:
+        """File, line and column."""
+        ...
+
+
+def load_document(text: str, source: str) -> Document:
+    """Read one YAML document without judging what it says.
+
+    Raises:
+        ConfigurationError: it is not YAML 1.2, or uses what is not read here.
+    """
+    root = _load(text, source)
+    return Document(source, _plain(root), root)
+
+
+def validate_values(
+    values: Mapping[Any, Any], model: type[Model], locate: Locate, context: Mapping[str, Any] | None = None
+) -> Model:
+    """Values from one document or several become a configuration value.
+
+    Args:
+        values: Keys and plain values.
+        model: The kind of value.
+        locate: Where each path was written.
+        context: What the model's validators may consult, e.g. the known tiers.
+
+    Raises:
+        ConfigurationError: one line ``source:line:column: ...`` per fault, all of them.
+    """
+    try:
+        return model.model_validate(dict(values), context=dict(context or {}))
+    except ValidationError as error:
+        known = sorted(_field_names(model.model_json_schema()))
+        faults = []
+        found = error.errors(include_url=False)
+        deeper = {fault["loc"][:depth] for fault in found for depth in range(len(fault["loc"]))}
+        for fault in found:
+            if fault["type"] == "too_short" and fault["loc"] in deeper:
+                continue  # short only because the items inside it are at fault
+            source, line, column = locate(fault["loc"], missing=fault["type"] == "missing")
+            faults.append((source, line, column, _words(dict(fault), known)))
+        raise ConfigurationError(
+            [f"{s}:{line}:{column}: {words}" for s, line, column, words in sorted(faults)]
+        ) from None
+
 
 def parse_document(text: str, source: str, model: type[Model], context: Mapping[str, Any] | None = None) -> Model:
     """Read one YAML document into a configuration value.
@@ -40,21 +113,8 @@ def parse_document(text: str, source: str, model: type[Model], context: Mapping[
     Raises:
         ConfigurationError: one line ``source:line:column: ...`` per fault, all of them.
     """
-    root = _load(text, source)
-    try:
-        return model.model_validate(_plain(root), context=dict(context or {}))
-    except ValidationError as error:
-        known = sorted(_field_names(model.model_json_schema()))
-        faults = []
-        found = error.errors(include_url=False)
-        deeper = {fault["loc"][:depth] for fault in found for depth in range(len(fault["loc"]))}
-        for fault in found:
-            if fault["type"] == "too_short" and fault["loc"] in deeper:
-                continue  # short only because the items inside it are at fault
-            line, column = _position(root, fault["loc"], missing=fault["type"] == "missing")
-            where = f"{source}:{line}:{column}"
-            faults.append((line, column, f"{where}: {_words(dict(fault), known)}"))
-        raise ConfigurationError([words for _, _, words in sorted(faults)]) from None
+    document = load_document(text, source)
+    return validate_values(document.values, model, document.place, context)
 
 
 def suggestion(word: str, allowed: Iterable[str]) -> str:
@@ -131,7 +191,7 @@ def _plain(node: Any) -> Any:
     return node
 
 
-def _position(root: Any, path: tuple[str | int, ...], *, missing: bool) -> tuple[int, int]:
+def _position(root: Any, path: Place, *, missing: bool) -> tuple[int, int]:
     """Line and column (from 1) of the deepest part of ``path`` that the text has."""
     node: Any = root
     place = (0, 0)

@@ -18,7 +18,8 @@ from engine.contracts import CONTRACTS
 from engine.curve.returns import read_history
 from engine.curve.universe import Universe
 from engine.errors import CalibrationError, ConfigurationError, UsageError
-from engine.scenarios.scenario import Scenario, read_scenario
+from engine.scenarios.library import read_scenario
+from engine.scenarios.scenario import Scenario
 from engine.stress.backtest import Backtest, Rules, Told, backtest_event
 from engine.stress.backtest_days import BacktestDays, Range, backtest_range
 

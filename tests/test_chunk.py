@@ -317,7 +317,7 @@ def test_a_book_whose_benchmark_holds_an_unknown_name_is_set_aside(bundled: Load
 def test_a_book_that_budgets_a_scenario_which_cannot_run_is_set_aside(bundled: LoadedUniverse) -> None:
     words = bundled.mandates["concentrated"].model_dump()
     words["limits"]["stress"] = ({"scenario": "nowhere", "max_loss": 0.1},)
-    library = replace(bundled.library, refused={**bundled.library.refused, "nowhere": ("nowhere.yaml:1:1: broken",)})
+    library, _ = bundled.library.with_text("id: nowhere\nkind: hope", "nowhere.yaml")
     broken = replace(
         bundled,
         library=library,
@@ -326,7 +326,9 @@ def test_a_book_that_budgets_a_scenario_which_cannot_run_is_set_aside(bundled: L
     check_set_aside(
         broken, "cloud_platforms", "book.scenario", "mandate concentrated budgets nowhere, which cannot run"
     )
-    assert rebalance_portfolios(broken.only(["cloud_platforms"])).refused == ("nowhere.yaml:1:1: broken",)
+    assert rebalance_portfolios(broken.only(["cloud_platforms"])).refused == (
+        "nowhere.yaml:2:7: unknown kind 'hope'; allowed: shock, replay, drivers, tree, path",
+    )
 
 
 def test_a_book_whose_mandate_names_what_the_model_does_not_know_is_set_aside(bundled: LoadedUniverse) -> None:

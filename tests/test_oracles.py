@@ -23,9 +23,12 @@ from engine.risk.covariance import estimate_factor_covariance
 from engine.risk.model import RiskModel
 from engine.risk.portfolios import Portfolios
 from engine.risk.tails import Tails, fit_tails
-from engine.scenarios.scenario import Scenario, ScenarioBody, View
+from engine.scenarios.kinds import ShockBody
+from engine.scenarios.scenario import Scenario
+from engine.scenarios.views import View
 from engine.stress.backtest import explained, rank_correlation
 from engine.stress.losses import measure_losses
+from engine.stress.outcome import Outcome
 from engine.stress.propagation import propagate
 
 UNIVERSE = Path(__file__).resolve().parent.parent / "universes" / "ai_curve"
@@ -65,7 +68,7 @@ def random_books(calibration: Calibration, count: int = 7) -> Portfolios:
 
 def mixed_scenario(propagation: str, days: int) -> Scenario:
     """Views on a factor, a tier's total, and a line of an issuer."""
-    body = ScenarioBody(
+    body = ShockBody(
         id="mixed",
         title="Mixed",
         version="1.0.0",
@@ -221,7 +224,7 @@ def test_propagation_is_the_dense_conditional_gaussian(calibration: Calibration,
     tails = Tails(degrees=7.0, factor_multiplier=0.9, specific_exponent=0.2, specific_multiplier=0.8)
     books = replace(random_books(calibration), model=replace(model, tails=tails))
     fat = replace(shock, model=books.model)
-    table = measure_losses(books, [fat], calibration.curve, stage="before", band=0.8)["stress"]
+    table = measure_losses(books, [Outcome.of(fat)], calibration.curve, stage="before", band=0.8)["stress"]
     common = 0.9 * np.sqrt((7.0 - 2.0 + shock.distance_squared) / (7.0 + 4 - 2.0))
     own = 0.8 * ((shock.distance_squared + 3.0) / (4 + 3.0)) ** 0.2
     scale = np.repeat([common, own], [k, n])
@@ -243,7 +246,8 @@ def test_the_direct_reading_has_the_dense_distance(calibration: Calibration) -> 
 
 
 def test_duckdb_recomputes_the_bundled_stress_from_the_files(bundled: LoadedUniverse) -> None:
-    scenarios = sorted(bundled.library.scenarios)
+    good, _ = bundled.library.everything()
+    scenarios = sorted(name for name, one in good.items() if isinstance(one.body, ShockBody))
     tables = stress_portfolios(bundled, scenarios).tables
     store = duckdb.connect()
     for name in ("exposures", "factor_covariance", "specific_risk", "tiers", "memberships"):
@@ -252,7 +256,7 @@ def test_duckdb_recomputes_the_bundled_stress_from_the_files(bundled: LoadedUniv
     store.execute(f"create table holdings as from read_parquet('{holdings}')")
     store.execute(f"create table portfolios as from read_csv('{UNIVERSE}/portfolios.csv', all_varchar = true)")
     moves = pl.DataFrame(
-        [row for name in scenarios for row in _factor_moves(store, bundled.library.scenarios[name].body)],
+        [row for name in scenarios for row in _factor_moves(store, good[name].body)],
         schema=["scenario_id", "factor", "stated", "moved"],
         orient="row",
     )
@@ -344,7 +348,7 @@ def _query(store: duckdb.DuckDBPyConnection, sql: str) -> pl.DataFrame:
     return pl.DataFrame(answer.fetchall(), schema=[column[0] for column in answer.description or []], orient="row")
 
 
-def _factor_moves(store: duckdb.DuckDBPyConnection, body: ScenarioBody) -> list[tuple[str, str, float, float]]:
+def _factor_moves(store: duckdb.DuckDBPyConnection, body: ShockBody) -> list[tuple[str, str, float, float]]:
     """Stated and applied factor moves from the tables, by hand: no view of the bundled library names a security."""
     beta = dict(store.execute("select tier, beta from tiers").fetchall())
     factors = ["market", *[tier for (tier,) in store.execute("select tier from tiers order by ordinal").fetchall()]]

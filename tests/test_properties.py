@@ -24,8 +24,11 @@ from engine.risk.covariance import estimate_factor_covariance
 from engine.risk.model import RiskModel
 from engine.risk.portfolios import Portfolios, weigh_holdings
 from engine.risk.tails import Tails
-from engine.scenarios.scenario import Scenario, ScenarioBody, View
+from engine.scenarios.kinds import ShockBody
+from engine.scenarios.scenario import Scenario
+from engine.scenarios.views import View
 from engine.stress.losses import measure_losses
+from engine.stress.outcome import Outcome
 from engine.stress.propagation import Shock, propagate
 
 DAY = dt.date(2025, 1, 24)
@@ -106,7 +109,7 @@ def scenario_of(values: dict[tuple[str, str, str], float], propagation: str = "c
         "propagation": propagation,
         "views": views,
     }
-    return Scenario(ScenarioBody(**{**text, **body}), "0" * 64)
+    return Scenario(ShockBody(**{**text, **body}), "0" * 64)
 
 
 def mixed(market: float, up: float, name: float) -> dict[tuple[str, str, str], float]:
@@ -123,7 +126,8 @@ def applied(model: RiskModel, curve: Curve, views: dict[tuple[str, str, str], fl
 
 def stress_of(books: Portfolios, shock: Shock, curve: Curve) -> pl.DataFrame:
     """The table ``stress``."""
-    return measure_losses(books, [replace(shock, model=books.model)], curve, stage="before", band=0.8)["stress"]
+    outcome = Outcome.of(replace(shock, model=books.model))
+    return measure_losses(books, [outcome], curve, stage="before", band=0.8)["stress"]
 
 
 NUMBERS = ["pnl_frac", "pnl_base", "stated", "propagated", "specific", "band_low", "band_high"]
@@ -227,7 +231,7 @@ def test_the_parts_of_a_loss_sum_to_it_by_factor_tier_and_name(
     keep = damping if propagation == "conditional" else 0.0
     shock = applied(model, curve, mixed(market, up, name), propagation, damping=keep)
     books = books_of(model, random_weights(seed, 3, n))
-    tables = measure_losses(books, [shock], curve, stage="before", band=0.8, positions=None)
+    tables = measure_losses(books, [Outcome.of(shock)], curve, stage="before", band=0.8, positions=None)
     total = tables["stress"].sort("portfolio_id")
     parts = total.select(pl.col("stated") + pl.col("propagated") + pl.col("specific")).to_series()
     np.testing.assert_allclose(parts.to_numpy(), total["pnl_frac"].to_numpy(), rtol=0.0, atol=1e-12)
@@ -450,7 +454,7 @@ def test_a_mangled_document_is_read_or_refused_with_its_line_and_never_fails_oth
         text = text[:start] + piece + text[start + length :]
     faults: tuple[str, ...] = ()
     try:
-        parse_document(text, "law.yaml", ScenarioBody, {"factor": ("market",)})
+        parse_document(text, "law.yaml", ShockBody, {"factor": ("market",)})
     except ConfigurationError as error:
         faults = error.faults
     assert all(re.match(r"law\.yaml:\d+:\d+: ", fault) for fault in faults)

@@ -9,7 +9,7 @@ from engine import errors
 from engine.api.loading import load_universe
 from engine.cli.main import COMMANDS
 from engine.errors import EngineError
-from engine.scenarios.scenario import read_scenario
+from engine.scenarios.library import read_scenario
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

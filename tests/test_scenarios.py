@@ -5,8 +5,8 @@ import hashlib
 import pytest
 
 from engine.errors import ConfigurationError, UsageError
-from engine.scenarios.library import read_library
-from engine.scenarios.scenario import Scenario, read_scenario
+from engine.scenarios.library import read_library, read_scenario
+from engine.scenarios.scenario import Scenario
 
 VOCABULARY = {
     "factor": ("market", "ai_semis", "software"),
@@ -67,9 +67,9 @@ def test_a_scenario_keeps_its_numbers_and_the_hash_of_its_text() -> None:
         ("{security: NVDA, pure: 0.1, source: x}", "a security view takes one number, total; found pure"),
         (
             "{factor: market, tier: software, value: 0.1, source: x}",
-            "one of factor, tier, security; found factor, tier",
+            "one of factor, tier, security, basket, contrast; found factor, tier",
         ),
-        ("{total: 0.1, source: x}", "a view names one of factor, tier, security; found none"),
+        ("{total: 0.1, source: x}", "a view names one of factor, tier, security, basket, contrast; found none"),
         ("{tier: software, totl: 0.1, source: x}", "unknown key 'totl'; did you mean 'total'?"),
     ],
 )
@@ -90,11 +90,17 @@ def test_a_view_that_cannot_be_is_refused_with_its_line(view: str, words: str) -
         ("horizon_days: 1", "horizon_days: 1.5", "5:15: horizon_days: input should be a valid integer; found 1.5"),
         (
             "horizon_days: 1",
-            "horizon_days: 253",
-            "5:15: horizon_days: input should be less than or equal to 252; found 253",
+            "horizon_days: 757",
+            "5:15: horizon_days: input should be less than or equal to 756; found 757",
         ),
-        ("propagation: none", "propagation: some", "8:14: propagation: input should be 'none' or 'conditional'"),
-        ("kind: shock", "kind: replay", "4:7: kind: input should be 'shock'; found 'replay'"),
+        (
+            "propagation: none",
+            "propagation: some",
+            "8:14: propagation: input should be 'none', 'conditional' or 'historical'",
+        ),
+        ("kind: shock", "kind: shok", "4:7: unknown kind 'shok'; did you mean 'shock'?"),
+        ("kind: shock\n", "", "small.yaml:1:1: missing key 'kind'; one of shock, replay, drivers, tree, path"),
+        ("kind: shock", "kind: replay", "9:1: unknown key 'views'"),
         ("version: 1.0.0", "version: '1.0'", "3:10: version: string should match pattern"),
         ("author: tests", "autor: tests", "7:8: unknown key 'autor'; did you mean 'author'?"),
         ("value: -0.01", "value: -1.01", "the market cannot lose more than everything; found -1.01"),
@@ -120,9 +126,10 @@ def test_a_library_keeps_the_good_scenarios_and_the_reasons_of_the_others() -> N
         "scenarios/other.yaml": TEXT,
     }
     library = read_library(texts, VOCABULARY)
-    assert list(library.scenarios) == ["small"]
-    assert list(library.refused) == ["broken", "other"]
-    assert library.refused["other"] == ("scenarios/other.yaml:1:1: holds scenario 'small'; file and id must agree",)
+    good, refused = library.everything()
+    assert list(good) == ["small"]
+    assert list(refused) == ["broken", "other"]
+    assert refused["other"] == ("scenarios/other.yaml:1:1: holds scenario 'small'; file and id must agree",)
     picked, faults = library.pick(["small", "broken", "small"])
     assert [scenario.id for scenario in picked] == ["small"]
     assert faults == ["scenarios/broken.yaml:11:12: unknown tier 'softwear'; did you mean 'software'?"]

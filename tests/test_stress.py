@@ -19,8 +19,11 @@ from engine.curve.universe import Universe
 from engine.errors import CalibrationError, ConfigurationError
 from engine.intake import admit
 from engine.risk.calibration import Calibration
-from engine.scenarios.scenario import Scenario, ScenarioBody, View
+from engine.scenarios.kinds import ShockBody
+from engine.scenarios.scenario import Scenario
+from engine.scenarios.views import View
 from engine.stress.backtest import backtest_event
+from engine.stress.outcome import Outcome
 from engine.stress.plausibility import summarise_scenarios, weigh_plausibility
 from engine.stress.propagation import Shock, propagate
 
@@ -38,7 +41,7 @@ def scenario(views: list[dict[str, Any]], propagation: str = "none", **body: Any
         "propagation": propagation,
         "views": tuple(View(source="test", **view) for view in views),
     }
-    return Scenario(ScenarioBody(**{**text, **body}), "0" * 64)
+    return Scenario(ShockBody(**{**text, **body}), "0" * 64)
 
 
 def shock(calibration: Calibration, views: list[dict[str, Any]], propagation: str = "none", **body: Any) -> Shock:
@@ -139,13 +142,15 @@ def test_a_move_of_what_has_no_risk_is_refused(calibration: Calibration) -> None
     covariance = calibration.model.factor_covariance.copy()
     covariance[3], covariance[:, 3] = 0.0, 0.0
     model = replace(calibration.model, factor_covariance=covariance)
-    with pytest.raises(ConfigurationError, match="tier apps repeat each other or have no risk in the model"):
+    with pytest.raises(ConfigurationError, match="tier apps: no risk in the model, so no view can move it"):
         propagate(scenario([{"tier": "apps", "pure": 0.1}]), model, calibration.curve)
 
 
 def test_plausibility_falls_with_the_size_of_the_shock_and_rises_with_the_horizon(calibration: Calibration) -> None:
     day, twice, month = (
-        weigh_plausibility(shock(calibration, [{"tier": "chips", "pure": size}], "conditional", horizon_days=days))
+        weigh_plausibility(
+            Outcome.of(shock(calibration, [{"tier": "chips", "pure": size}], "conditional", horizon_days=days))
+        )
         for size, days in ((-0.03, 1), (-0.06, 1), (-0.03, 21))
     )
     assert twice.distance == pytest.approx(2.0 * day.distance)
@@ -159,10 +164,10 @@ def test_extrapolation_is_the_largest_move_over_the_largest_seen(calibration: Ca
     moved = shock(
         calibration, [{"factor": "market", "value": -2.0 * seen[0] + 1e-15}, {"tier": "apps", "pure": seen[3]}]
     )
-    assert weigh_plausibility(moved).extrapolation == pytest.approx(2.0)
+    assert weigh_plausibility(Outcome.of(moved)).extrapolation == pytest.approx(2.0)
     week = shock(calibration, [{"factor": "market", "value": -2.0 * seen[0]}], horizon_days=4)
-    assert weigh_plausibility(week).extrapolation == pytest.approx(1.0)
-    summary = summarise_scenarios([moved])
+    assert weigh_plausibility(Outcome.of(week)).extrapolation == pytest.approx(1.0)
+    summary = summarise_scenarios([Outcome.of(moved)])
     assert admit(summary, "scenario_summary", "test").frame["extrapolation"][0] == pytest.approx(2.0)
 
 
@@ -287,10 +292,11 @@ def test_the_bundled_books_lose_along_the_curve(bundled: LoadedUniverse) -> None
 
 
 def test_every_bundled_scenario_runs_on_every_bundled_book(bundled: LoadedUniverse) -> None:
-    assert not bundled.library.refused
-    result = stress_portfolios(bundled, list(bundled.library.scenarios))
+    good, refused = bundled.library.everything()
+    assert not refused
+    result = stress_portfolios(bundled, list(good))
     assert result.refused == ()
-    books, scenarios = result.tables["portfolio_summary"].height, len(bundled.library.scenarios)
+    books, scenarios = result.tables["portfolio_summary"].height, len(good)
     assert result.tables["stress"].height == books * scenarios
 
 

@@ -11,7 +11,7 @@ from engine.curve.universe import Universe
 from engine.documents import suggestion
 from engine.errors import UsageError
 from engine.scenarios.library import read_library
-from engine.scenarios.scenario import Scenario, read_scenario
+from engine.scenarios.scenario import Scenario
 from engine.store.files import Source, decode_table, decode_text, read_source
 from engine.stress.backtest import Backtest, Rules, Told, backtest_event
 from engine.stress.backtest_days import BacktestDays, Range, backtest_range
@@ -194,8 +194,8 @@ def _scenario(kind: str, name: str, given: PriceInputs, sources: list[Source]) -
         "tier": settings.tier_ids,
         "security": tuple(given.universe.securities["security_id"].to_list()),
     }
+    library = read_library(given.scenarios, vocabulary)
     if kind == "views":
         sources.append(read_source(Path(name), name, may_be_empty=True))
-        return read_scenario(decode_text(sources[0]), name, vocabulary)
-    picked, _ = read_library(given.scenarios, vocabulary).pick([name])
-    return picked[0]
+        library, name = library.with_text(decode_text(sources[0]), name)
+    return library.scenario(name)

@@ -111,7 +111,7 @@ def load_universe(
     mandates = read_mandates(
         folder.folder_texts("mandates"),
         {
-            "scenario": tuple(sorted({*library.scenarios, *library.refused})),
+            "scenario": library.ids,
             "bucket": curve.buckets.labels,
             "security": tuple(sorted({*model.securities.labels, *checked.securities["security_id"].to_list()})),
         },

@@ -56,7 +56,7 @@ def rebalance_portfolios(
         mandates=loaded.mandates,
         securities=loaded.universe.securities,
         benchmarks=loaded.benchmarks,
-        shocks=ready.shocks,
+        outcomes=ready.outcomes,
         band=loaded.universe.settings.stress.band,
         notices=ready.notices,
     )

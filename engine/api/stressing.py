@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -13,11 +13,25 @@ from engine.book.assess import Yardstick, assess, summarise
 from engine.errors import ConfigurationError, DataError
 from engine.intake import Notice, notices_frame
 from engine.risk.portfolios import Portfolios, weigh_benchmarks, weigh_holdings
-from engine.scenarios.scenario import Scenario, read_scenario
+from engine.scenarios.scenario import Scenario
+from engine.stress.outcome import Outcome, unfold
 from engine.stress.plausibility import summarise_scenarios
-from engine.stress.propagation import Shock, propagate
+from engine.stress.replay import ObservedDay
 
 STALE_MODEL_DAYS: Final = 31
+
+
+@dataclass(frozen=True, slots=True)
+class StressTerms:
+    """What a stress is run under.
+
+    Args:
+        observed: Days that replays may read, from ``observe_replays``.
+        require_approved: Refuse scenarios without an approval that holds on the holdings' date.
+    """
+
+    observed: Mapping[dt.date, ObservedDay] = field(default_factory=dict)
+    require_approved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +57,7 @@ def stress_portfolios(
     *,
     texts: Mapping[str, str] | None = None,
     band: float | None = None,
+    terms: StressTerms | None = None,
 ) -> StressResult:
     """Stress the books of a universe.
 
@@ -51,6 +66,7 @@ def stress_portfolios(
         scenarios: Ids of the library; the universe's default when neither they nor texts are given.
         texts: Further scenarios, file name to YAML text.
         band: Probability of the loss band; the universe's when None.
+        terms: Days that replays may read, and whether approval is asked for.
 
     Returns:
         ``portfolio_summary``, ``portfolio_exposures``, ``stress`` and its cuts, ``shocks``,
@@ -61,17 +77,17 @@ def stress_portfolios(
         ConfigurationError: no scenario can run.
         DataError: no book can be measured.
     """
-    ready = prepare(loaded, scenarios, texts or {})
-    portfolios, shocks = ready.portfolios, list(ready.shocks)
+    ready = prepare(loaded, scenarios, texts or {}, terms)
+    portfolios, outcomes = ready.portfolios, list(ready.outcomes)
     level = band if band is not None else loaded.universe.settings.stress.band
     benchmarks, unusable = weigh_benchmarks(loaded.benchmarks, portfolios)
     # A book is stressed without its benchmark all the same; only its active figures are missing.
     notices = (*ready.notices, *(replace(notice, severity="warn") for notice in unusable))
     yardstick = Yardstick(loaded.curve, loaded.mandates, benchmarks, level)
-    tables = assess(portfolios, shocks, yardstick, stage="before")
+    tables = assess(portfolios, outcomes, yardstick, stage="before")
     tables["portfolio_summary"] = summarise(portfolios, loaded.curve, stage="before", status={}, benchmarks=benchmarks)
-    tables["shocks"] = pl.concat([shock.frame for shock in shocks]).sort("scenario_id", "security_id")
-    tables["scenario_summary"] = summarise_scenarios(shocks)
+    tables["shocks"] = pl.concat([outcome.frame for outcome in outcomes]).sort("scenario_id", "security_id")
+    tables["scenario_summary"] = summarise_scenarios(outcomes)
     tables["exceptions"] = notices_frame(notices)
     return StressResult(portfolios.as_of, tables, ready.refused, notices)
 
@@ -82,18 +98,20 @@ class Prepared:
 
     Args:
         portfolios: Weights of books and parents.
-        shocks: One a scenario that can run, on the portfolios' model.
+        outcomes: One a scenario that can run, on the portfolios' model.
         refused: Faults of the scenarios that cannot.
         notices: What was noticed in the inputs.
     """
 
     portfolios: Portfolios
-    shocks: tuple[Shock, ...]
+    outcomes: tuple[Outcome, ...]
     refused: tuple[str, ...]
     notices: tuple[Notice, ...]
 
 
-def prepare(loaded: LoadedUniverse, scenarios: Sequence[str], texts: Mapping[str, str]) -> Prepared:
+def prepare(
+    loaded: LoadedUniverse, scenarios: Sequence[str], texts: Mapping[str, str], terms: StressTerms | None = None
+) -> Prepared:
     """Weigh the books and work out the shocks: the common first half of stress and rebalance.
 
     Raises:
@@ -101,6 +119,7 @@ def prepare(loaded: LoadedUniverse, scenarios: Sequence[str], texts: Mapping[str
         ConfigurationError: no scenario can run.
         DataError: no book can be measured.
     """
+    terms = terms or StressTerms()
     chosen, refused = pick_scenarios(loaded, scenarios, texts)
     portfolios, notices = weigh_holdings(
         loaded.holdings,
@@ -113,19 +132,22 @@ def prepare(loaded: LoadedUniverse, scenarios: Sequence[str], texts: Mapping[str
     if not len(portfolios.ids):
         faults = "\n".join(f"  - {n.portfolio_id}: {n.message}" for n in notices if n.severity == "quarantine")
         raise DataError(f"holdings: no book can be measured\n{faults}")
-    shocks: list[Shock] = []
+    if terms.require_approved:
+        chosen, lacking = _unapproved(chosen, portfolios.as_of)
+        refused += lacking
+    outcomes: list[Outcome] = []
     for scenario in chosen:
         try:
-            shocks.append(propagate(scenario, portfolios.model, loaded.curve))
+            outcomes.append(unfold(scenario, portfolios.model, loaded.curve, terms.observed))
         except ConfigurationError as error:
             refused += error.faults
-    if not shocks:
+    if not outcomes:
         raise ConfigurationError(refused)
     doubts = [
         *_date_doubts(loaded, portfolios.as_of),
-        *(doubt for s in shocks for doubt in _doubts(s, portfolios.as_of)),
+        *(doubt for outcome in outcomes for doubt in _doubts(outcome, portfolios.as_of)),
     ]
-    return Prepared(portfolios, tuple(shocks), tuple(refused), (*notices, *doubts))
+    return Prepared(portfolios, tuple(outcomes), tuple(refused), (*notices, *doubts))
 
 
 def _date_doubts(loaded: LoadedUniverse, as_of: dt.date) -> list[Notice]:
@@ -142,14 +164,14 @@ def _date_doubts(loaded: LoadedUniverse, as_of: dt.date) -> list[Notice]:
     return [Notice("model.date", "warn", words, "model")]
 
 
-def _doubts(shock: Shock, as_of: dt.date) -> list[Notice]:
+def _doubts(outcome: Outcome, as_of: dt.date) -> list[Notice]:
     """Warnings about a scenario that runs: expired, or taking more from a name than it is worth."""
-    body, name = shock.scenario.body, shock.scenario.id
+    body, name = outcome.scenario.body, outcome.scenario.id
     doubts = []
     if body.valid_until is not None and body.valid_until < as_of:
         words = f"scenario {name} was valid until {body.valid_until}; review it"
         doubts.append(Notice("scenario.expired", "warn", words, "scenarios"))
-    gone = [shock.model.securities.labels[i] for i in np.flatnonzero(shock.total < -1.0)]
+    gone = [outcome.model.securities.labels[i] for i in np.flatnonzero(outcome.total < -1.0)]
     if gone:
         shown = ", ".join(gone[:3]) + (", ..." if len(gone) > 3 else "")
         words = f"scenario {name} takes more than 100 % from {len(gone)} names ({shown}): too large for a linear model"
@@ -160,25 +182,40 @@ def _doubts(shock: Shock, as_of: dt.date) -> list[Notice]:
 def pick_scenarios(
     loaded: LoadedUniverse, ids: Sequence[str], texts: Mapping[str, str]
 ) -> tuple[list[Scenario], list[str]]:
-    """Scenarios by id and from texts, and the faults of those that cannot be read."""
-    scenarios: dict[str, Scenario] = {}
-    refused: list[str] = []
+    """Scenarios by id and from texts, and the faults of those that cannot be read.
+
+    A text may extend the library and be made of it; it stands in for the library's scenario
+    of the same id.
+    """
+    library, given, refused = loaded.library, list[str](), list[str]()
     for name, text in texts.items():
         try:
-            scenario = read_scenario(text, name, loaded.vocabulary)
+            library, added = library.with_text(text, name)
         except ConfigurationError as error:
             refused += error.faults
             continue
-        if scenario.id in scenarios:
-            refused.append(f"{name}:1:1: a second scenario {scenario.id!r}; give it another id")
-        scenarios.setdefault(scenario.id, scenario)
-    if ids or not texts:
-        picked, faults = loaded.library.pick(ids or [loaded.universe.settings.stress.scenario])
-        refused += faults
-        for scenario in picked:
-            if scenario.id in scenarios:
-                refused.append(f"scenario {scenario.id!r} is given as a file and by name; keep one")
-            scenarios.setdefault(scenario.id, scenario)
-    if not scenarios:
+        if added in given:
+            refused.append(f"{name}:1:1: a second scenario {added!r}; give it another id")
+        elif added in ids:
+            refused.append(f"scenario {added!r} is given as a file and by name; keep one")
+        given.append(added)
+    named = [name for name in ids if name not in given]
+    if not ids and not texts:
+        named = [loaded.universe.settings.stress.scenario]
+    if not given and not named:
         raise ConfigurationError(refused)
-    return list(scenarios.values()), refused
+    picked, faults = library.pick([*given, *named])
+    return picked, [*refused, *faults]
+
+
+def _unapproved(scenarios: list[Scenario], as_of: dt.date) -> tuple[list[Scenario], list[str]]:
+    """The scenarios that are approved for a date with all they are made of, and what the others lack."""
+    approved, faults = [], list[str]()
+    for scenario in scenarios:
+        lacking = [
+            f"scenario {member.id} {lack}" for member in scenario.family if (lack := member.lacks_approval(as_of))
+        ]
+        faults += lacking
+        if not lacking:
+            approved.append(scenario)
+    return approved, list(dict.fromkeys(faults))

@@ -14,7 +14,8 @@ from engine.mandates.mandate import Mandate
 from engine.risk.attribution import measure_tails, risk_tables
 from engine.risk.portfolios import Portfolios
 from engine.stress.losses import measure_losses
-from engine.stress.propagation import Shock
+from engine.stress.outcome import Outcome
+from engine.stress.trees import measure_trees
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +35,27 @@ class Yardstick:
     band: float
 
 
-def assess(portfolios: Portfolios, shocks: list[Shock], yardstick: Yardstick, *, stage: str) -> dict[str, pl.DataFrame]:
+def assess(
+    portfolios: Portfolios, outcomes: list[Outcome], yardstick: Yardstick, *, stage: str
+) -> dict[str, pl.DataFrame]:
     """Measure every portfolio at one stage.
 
     Args:
         portfolios: Weights of books and parents.
-        shocks: One a scenario, on the portfolios' model.
+        outcomes: One a scenario, on the portfolios' model.
         yardstick: Curve, mandates, benchmarks, band.
         stage: ``before`` or ``after``.
 
     Returns:
         ``portfolio_exposures``, ``stress`` with budget, measured loss and breach,
-        ``stress_tiers``, ``stress_factors``, ``stress_positions``, ``risk_factors``,
-        ``risk_tiers``, ``risk_positions``, columns as in their contracts.
+        ``stress_tiers``, ``stress_factors``, ``stress_positions``, ``stress_leaves``,
+        ``stress_trees``, ``risk_factors``, ``risk_tiers``, ``risk_positions``, columns as in
+        their contracts.
     """
-    tables = measure_losses(portfolios, shocks, yardstick.curve, stage=stage, band=yardstick.band)
-    tables["stress"] = _with_budgets(tables["stress"], portfolios, yardstick.mandates)
+    tables = measure_losses(portfolios, outcomes, yardstick.curve, stage=stage, band=yardstick.band)
+    budgets = _budgets(portfolios, yardstick.mandates)
+    tables["stress"] = _with_budgets(tables["stress"], budgets)
+    tables |= measure_trees(portfolios, outcomes, budgets, stage=stage)
     active = active_weights(portfolios, yardstick.benchmarks)
     tables["portfolio_exposures"] = _exposures(portfolios, stage, active)
     tables |= risk_tables(portfolios, yardstick.curve, stage=stage, active=active)
@@ -58,7 +64,7 @@ def assess(portfolios: Portfolios, shocks: list[Shock], yardstick: Yardstick, *,
     }
 
 
-def _with_budgets(stress: pl.DataFrame, portfolios: Portfolios, mandates: Mapping[str, Mandate]) -> pl.DataFrame:
+def _budgets(portfolios: Portfolios, mandates: Mapping[str, Mandate]) -> pl.DataFrame:
     rows = [
         {"portfolio_id": book, "scenario_id": budget.scenario, "budget": budget.max_loss}
         for book, mandate_id in portfolios.table.select("portfolio_id", "mandate_id").iter_rows()
@@ -66,7 +72,10 @@ def _with_budgets(stress: pl.DataFrame, portfolios: Portfolios, mandates: Mappin
         for budget in mandates[mandate_id].limits.stress
     ]
     schema = {"portfolio_id": pl.String, "scenario_id": pl.String, "budget": pl.Float64}
-    budgets = pl.DataFrame(rows, schema=schema)
+    return pl.DataFrame(rows, schema=schema)
+
+
+def _with_budgets(stress: pl.DataFrame, budgets: pl.DataFrame) -> pl.DataFrame:
     has = pl.col("budget").is_not_null()
     return stress.join(budgets, on=["portfolio_id", "scenario_id"], how="left", validate="m:1").with_columns(
         pl.when(has).then(pl.lit("absolute")).alias("budget_kind"),

@@ -23,14 +23,16 @@ from engine.rebalance.certificate import Evidence, certify, gather_evidence, pro
 from engine.rebalance.problem import Problem, Terms, state_problem
 from engine.rebalance.solve import Answer, Programs, solve_problem
 from engine.risk.portfolios import Portfolios, weigh_benchmarks
+from engine.stress.outcome import Outcome
 from engine.stress.plausibility import summarise_scenarios
-from engine.stress.propagation import Shock
 
 STAGED: Final = (
     "stress",
     "stress_tiers",
     "stress_factors",
     "stress_positions",
+    "stress_leaves",
+    "stress_trees",
     "portfolio_exposures",
     "risk_factors",
     "risk_tiers",
@@ -47,7 +49,7 @@ class Task:
         mandates: By id.
         securities: Table ``securities``.
         benchmarks: Table ``benchmarks`` as read.
-        shocks: Every scenario that is reported or budgeted, on the portfolios' model.
+        outcomes: Every scenario that is reported or budgeted, on the portfolios' model.
         band: Probability that a loss band holds.
         notices: What was noticed in the inputs so far.
     """
@@ -56,7 +58,7 @@ class Task:
     mandates: Mapping[str, Mandate]
     securities: pl.DataFrame
     benchmarks: pl.DataFrame
-    shocks: tuple[Shock, ...]
+    outcomes: tuple[Outcome, ...]
     band: float
     notices: tuple[Notice, ...]
 
@@ -87,7 +89,7 @@ def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.Da
     terms = Terms(
         model=portfolios.model,
         curve=task.curve,
-        shocks={shock.scenario.id: shock.total for shock in task.shocks},
+        shocks={outcome.scenario.id: outcome.total for outcome in task.outcomes},
         half_spread_bps=dict(task.securities.select("security_id", "half_spread_bps").drop_nulls().iter_rows()),
     )
     desk = _Desk(terms, _evidence(portfolios, task), benchmarks, Programs())
@@ -98,7 +100,7 @@ def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.Da
     after = portfolios.moved(targets, cash)
     stages = {"before": portfolios, "after": after}
     yardstick = Yardstick(task.curve, task.mandates, benchmarks, task.band)
-    measured = {stage: assess(stages[stage], list(task.shocks), yardstick, stage=stage) for stage in stages}
+    measured = {stage: assess(stages[stage], list(task.outcomes), yardstick, stage=stage) for stage in stages}
     tables = {name: pl.concat([measured[stage][name] for stage in stages]).sort(CONTRACTS[name].key) for name in STAGED}
     trades = trade_table(books, results, task.securities)
     tables["trades"] = trades
@@ -118,8 +120,8 @@ def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.Da
             ),
         ]
     ).sort(CONTRACTS["portfolio_summary"].key)
-    tables["shocks"] = pl.concat([shock.frame for shock in task.shocks]).sort("scenario_id", "security_id")
-    tables["scenario_summary"] = summarise_scenarios(list(task.shocks))
+    tables["shocks"] = pl.concat([outcome.frame for outcome in task.outcomes]).sort("scenario_id", "security_id")
+    tables["scenario_summary"] = summarise_scenarios(list(task.outcomes))
     notices += _why_not(results)
     tables["exceptions"] = notices_frame(notices)
     return tables, tuple(notices)
@@ -189,7 +191,7 @@ def _rebalance_one(case: _Case, desk: _Desk) -> tuple[Problem, Answer]:
 
 def _evidence(portfolios: Portfolios, task: Task) -> Evidence:
     tables = portfolios.model.tables
-    frames = [shock.frame for shock in task.shocks]
+    frames = [outcome.frame for outcome in task.outcomes]
     return gather_evidence(
         exposures=tables["exposures"],
         factor_covariance=tables["factor_covariance"],
@@ -214,7 +216,7 @@ def _unfit(
     if overlay.height:
         first = ", ".join(overlay["security_id"].head(3).to_list())
         faults["book.derivative"] = f"{first}: exposure_base differs from market_value_base; only cash lines are traded"
-    have = {shock.scenario.id for shock in task.shocks}
+    have = {outcome.scenario.id for outcome in task.outcomes}
     if missing := sorted({budget.scenario for budget in limits.stress} - have):
         faults["book.scenario"] = f"mandate {case.mandate.id} budgets {', '.join(missing)}, which cannot run"
     if strangers := books.model.securities.missing({*case.mandate.buy_list, *limits.weights}):

@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
+from scipy.sparse import csr_array
 
 from engine.axes import Axis
 from engine.conventions import MARKET
@@ -142,6 +143,17 @@ class RiskModel:
         np.add.at(sums, self.issuers, columns)
         product: Float[np.ndarray, "n_securities m"] = self.specific_variance[:, None] * sums[self.issuers]
         return product
+
+    def specific_variances(self, weights: csr_array) -> Float[np.ndarray, " n_rows"]:
+        """``w'Dw`` a year of each row of weights: an issuer's lines are added before they are squared."""
+        m = int(self.issuers.max(initial=-1)) + 1
+        n = len(self.securities)
+        belongs = csr_array((np.ones(n), (np.arange(n), self.issuers)), shape=(n, m))
+        per_issuer = np.zeros(m)
+        per_issuer[self.issuers] = self.specific_variance
+        sums = weights @ belongs
+        variances: Float[np.ndarray, " n_rows"] = sums.multiply(sums) @ per_issuer
+        return variances
 
     def with_proxies(self, names: tuple[str, ...], exposures: Float[np.ndarray, "m n_factors"]) -> "RiskModel":
         """The model extended by securities it was not calibrated on.

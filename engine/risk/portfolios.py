@@ -54,15 +54,8 @@ class Portfolios:
         return product
 
     def specific_variances(self) -> Float[np.ndarray, " n_portfolios"]:
-        """``w'Dw`` a year: an issuer's lines are added before they are squared."""
-        m = int(self.model.issuers.max(initial=-1)) + 1
-        n = len(self.model.securities)
-        belongs = csr_array((np.ones(n), (np.arange(n), self.model.issuers)), shape=(n, m))
-        per_issuer = np.zeros(m)
-        per_issuer[self.model.issuers] = self.model.specific_variance
-        sums = self.weights @ belongs
-        variances: Float[np.ndarray, " n_portfolios"] = sums.multiply(sums) @ per_issuer
-        return variances
+        """``w'Dw`` a year of every portfolio."""
+        return self.model.specific_variances(self.weights)
 
     def books(self) -> "Portfolios":
         """The same without the parents."""

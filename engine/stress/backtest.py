@@ -8,18 +8,22 @@ from typing import Final
 import numpy as np
 import polars as pl
 from jaxtyping import Float
+from scipy.sparse import eye_array
 from scipy.special import ndtri
 
 from engine.conventions import MARKET
-from engine.curve.factors import basket_weights, market_returns
+from engine.curve.factors import market_returns
 from engine.curve.returns import PriceHistory, ReturnPanel, read_history
 from engine.curve.universe import Universe
 from engine.errors import CalibrationError
 from engine.intake import Notice, screen
 from engine.risk.calibration import Calibration, calibrate_panel
 from engine.risk.tails import Tails
-from engine.scenarios.scenario import Scenario, ScenarioBody, View
-from engine.stress.propagation import Shock, propagate
+from engine.scenarios.kinds import DriversBody, ReplayBody, ShockBody
+from engine.scenarios.scenario import Scenario
+from engine.scenarios.views import View
+from engine.stress.outcome import Outcome, unfold
+from engine.stress.replay import basket_totals
 
 BOOKS: Final = 1000
 BOOK_NAMES: Final = 40
@@ -56,9 +60,7 @@ class Told:
     @property
     def subjects(self) -> frozenset[str]:
         """Factors and tiers that are stated."""
-        if self.scenario is None:
-            return frozenset(self.observed)
-        return frozenset(name for kind, name in (v.subject for v in self.scenario.body.views) if kind != "security")
+        return frozenset(self.observed) if self.scenario is None else _stated(self.scenario)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,10 +203,10 @@ def score_day(
     after = after.among(calibration.model.securities)
     if not np.nan_to_num(after.values).any():
         raise CalibrationError(f"{source}: no price moved on {event_date}; it is no trading day")
-    totals = _basket_totals(after, universe)
+    totals = basket_totals(after, universe)
     scenario = rules.told.scenario or _observed(rules.told, after, universe, totals, event_date)
-    shock = propagate(scenario, calibration.model, calibration.curve)
-    names = _score_names(calibration, shock, after, universe, rules.band)
+    outcome = unfold(scenario, calibration.model, calibration.curve)
+    names = _score_names(calibration, outcome, after, universe, rules.band)
     scored = names.filter("scored")
     if scored.height < 3:
         raise CalibrationError(f"{event_date}: {scored.height} names can be scored; at least 3 are needed")
@@ -221,10 +223,20 @@ def score_day(
         event_date=event_date,
         scores=scores,
         figures=figures,
-        tiers=_tier_totals(calibration, shock, rules.told, totals),
+        tiers=_tier_totals(calibration, outcome, rules.told, totals),
         names=names.drop("market_only"),
         notices=tuple(dict.fromkeys((*calibration.notices, *later))),
     )
+
+
+def _stated(scenario: Scenario) -> frozenset[str]:
+    """Factors and tiers about which a scenario states something itself."""
+    match scenario.body:
+        case ShockBody() | DriversBody() as body:
+            return frozenset(name for kind, name in (v.subject for v in body.views) if kind in {"factor", "tier"})
+        case ReplayBody() as body:
+            return frozenset(name for day in body.days for name in (MARKET, *day.tiers))
+    return frozenset(name for part in scenario.parts for name in _stated(part))
 
 
 def _position(history: PriceHistory, event_date: dt.date) -> int:
@@ -237,20 +249,6 @@ def _position(history: PriceHistory, event_date: dt.date) -> int:
             f"the last before it is {history.dates[at - 1]}"
         )
     return at
-
-
-def _basket_totals(after: ReturnPanel, universe: Universe) -> dict[str, float]:
-    """Compounded return of each basket that is priced on every day of the horizon."""
-    totals = {}
-    for tier in universe.settings.tiers:
-        core = set(tier.core)
-        members = np.array([name in core for name in after.securities.labels])
-        weights = np.where(np.isfinite(after.values), basket_weights(after, universe, members), 0.0)
-        share = weights.sum(axis=1)
-        if (share > 0.0).all():
-            daily = (weights * np.nan_to_num(after.values)).sum(axis=1) / share
-            totals[tier.id] = float(np.prod(1.0 + daily) - 1.0)
-    return totals
 
 
 def _observed(
@@ -281,17 +279,17 @@ def _observed(
         "propagation": told.propagation,
         "views": tuple(views),
     }
-    return Scenario(ScenarioBody.model_validate(body), "")
+    return Scenario(ShockBody.model_validate(body), "")
 
 
-def _tier_totals(calibration: Calibration, shock: Shock, told: Told, realised: dict[str, float]) -> pl.DataFrame:
+def _tier_totals(calibration: Calibration, outcome: Outcome, told: Told, realised: dict[str, float]) -> pl.DataFrame:
     tiers = calibration.curve.tiers.labels
     at = [calibration.model.factors.labels.index(tier) for tier in tiers]
     return pl.DataFrame(
         {
             "tier": tiers,
             "stated": [tier in told.subjects for tier in tiers],
-            "predicted": shock.factors[at] + calibration.curve.beta * shock.factors[0],
+            "predicted": outcome.factors[at] + calibration.curve.beta * outcome.factors[0],
             "realised": [realised.get(tier) for tier in tiers],
         },
         schema_overrides={"realised": pl.Float64},
@@ -299,17 +297,17 @@ def _tier_totals(calibration: Calibration, shock: Shock, told: Told, realised: d
 
 
 def _score_names(
-    calibration: Calibration, shock: Shock, after: ReturnPanel, universe: Universe, band: float
+    calibration: Calibration, outcome: Outcome, after: ReturnPanel, universe: Universe, band: float
 ) -> pl.DataFrame:
     model = calibration.model
-    half = ndtri(0.5 + band / 2.0) * np.sqrt(_open_variance(shock))
+    half = ndtri(0.5 + band / 2.0) * np.sqrt(outcome.open_variance(eye_array(len(model.securities), format="csr")))
     predicted = pl.DataFrame(
         {
             "security_id": model.securities.labels,
-            "predicted": shock.total,
-            "band_low": shock.total - half,
-            "band_high": shock.total + half,
-            "market_only": model.exposures[:, 0] * shock.factors[0],
+            "predicted": outcome.total,
+            "band_low": outcome.total - half,
+            "band_high": outcome.total + half,
+            "market_only": model.exposures[:, 0] * outcome.factors[0],
         }
     )
     moved = np.prod(1.0 + after.values, axis=0) - 1.0
@@ -326,24 +324,6 @@ def _score_names(
         .select("security_id", "predicted", "realised", "band_low", "band_high", "in_basket", "scored", "market_only")
         .sort("security_id")
     )
-
-
-def _open_variance(shock: Shock) -> Float[np.ndarray, " n_securities"]:
-    """Variance of each security that the views leave open, each part scaled by its own tail.
-
-    ``B Cov[f] B' + Cov[eps] + 2 B Cov[f, eps]``, the diagonal of it, over the horizon.
-    """
-    model, views = shock.model, shock.views
-    b = model.exposures
-    moved = model.specific_times(views.on_specifics.T) * views.years
-    factors = np.einsum("nk,kl,nl->n", b, shock.open_factors, b)
-    own = model.specific_variance * views.years - np.einsum("nv,vw,nw->n", moved, shock.gain, moved)
-    between = -np.einsum(
-        "nv,vw,nw->n", b @ (model.factor_covariance * views.years) @ views.on_factors.T, shock.gain, moved
-    )
-    by_factor = model.tails.factor_scale(shock.distance_squared, shock.views_counted)
-    by_name = model.tails.specific_scale(shock.distance_squared, shock.views_counted)
-    return np.maximum(by_factor**2 * factors + by_name**2 * own + 2.0 * by_factor * by_name * between, 0.0)
 
 
 def _scores(scored: pl.DataFrame) -> dict[str, float]:

@@ -9,14 +9,20 @@ from scipy.special import ndtri
 
 from engine.curve.tiers import Curve
 from engine.risk.portfolios import Portfolios
-from engine.stress.propagation import Shock
+from engine.stress.outcome import Outcome, scaled
 
 SPECIFIC: Final = "specific"
 """Row of ``stress_factors`` that holds what no factor carries."""
 
 
 def measure_losses(
-    portfolios: Portfolios, shocks: list[Shock], curve: Curve, *, stage: str, band: float, positions: int | None = 10
+    portfolios: Portfolios,
+    outcomes: list[Outcome],
+    curve: Curve,
+    *,
+    stage: str,
+    band: float,
+    positions: int | None = 10,
 ) -> dict[str, pl.DataFrame]:
     """Losses of all portfolios under all scenarios, each cut adding up to the total.
 
@@ -27,7 +33,7 @@ def measure_losses(
 
     Args:
         portfolios: Weights.
-        shocks: One a scenario, on the portfolios' model.
+        outcomes: One a scenario, on the portfolios' model.
         curve: Memberships for the cut by tier.
         stage: ``before`` or ``after``.
         band: Probability that the band holds, e.g. 0.8.
@@ -39,12 +45,12 @@ def measure_losses(
     """
     tables: dict[str, list[pl.DataFrame]] = {name: [] for name in _KEYS}
     shares = curve.shares(portfolios.model.securities)
-    for shock in shocks:
-        parts = {"stated": shock.stated, "propagated": shock.propagated, "specific": shock.specific}
-        tables["stress"].append(_totals(portfolios, shock, parts, band))
-        tables["stress_tiers"].append(_by_tier(portfolios, shock, parts, shares, curve))
-        tables["stress_factors"].append(_by_factor(portfolios, shock))
-        tables["stress_positions"].append(_by_name(portfolios, shock, parts, positions))
+    for outcome in outcomes:
+        parts = {"stated": outcome.stated, "propagated": outcome.propagated, "specific": outcome.specific}
+        tables["stress"].append(_totals(portfolios, outcome, parts, band))
+        tables["stress_tiers"].append(_by_tier(portfolios, outcome, parts, shares, curve))
+        tables["stress_factors"].append(_by_factor(portfolios, outcome))
+        tables["stress_positions"].append(_by_name(portfolios, outcome, parts, positions))
     return {
         name: pl.concat(frames).with_columns(pl.lit(stage).alias("stage")).sort(_KEYS[name])
         for name, frames in tables.items()
@@ -60,17 +66,17 @@ _KEYS: Final = {
 
 
 def _totals(
-    portfolios: Portfolios, shock: Shock, parts: dict[str, Float[np.ndarray, " n"]], band: float
+    portfolios: Portfolios, outcome: Outcome, parts: dict[str, Float[np.ndarray, " n"]], band: float
 ) -> pl.DataFrame:
     pnl = {name: portfolios.weights @ part for name, part in parts.items()}
     total = pnl["stated"] + pnl["propagated"] + pnl["specific"]
-    half = ndtri(0.5 + band / 2.0) * np.sqrt(_open_variance(portfolios, shock))
+    half = ndtri(0.5 + band / 2.0) * np.sqrt(outcome.open_variance(portfolios.weights))
     n = len(portfolios.ids)
     return pl.DataFrame(
         {
             "portfolio_id": portfolios.ids.labels,
-            "scenario_id": [shock.scenario.id] * n,
-            "scenario_version": [shock.scenario.body.version] * n,
+            "scenario_id": [outcome.scenario.id] * n,
+            "scenario_version": [outcome.scenario.body.version] * n,
             "nav_base": portfolios.nav,
             "pnl_frac": total,
             "pnl_base": total * portfolios.nav,
@@ -81,29 +87,9 @@ def _totals(
     )
 
 
-def _open_variance(portfolios: Portfolios, shock: Shock) -> Float[np.ndarray, " n_portfolios"]:
-    """Variance that the views leave open, each part scaled by its own tail."""
-    views, model = shock.views, portfolios.model
-    b = portfolios.exposures
-    moved = portfolios.weights @ (model.specific_times(views.on_specifics.T) * views.years)
-    from_factors = np.einsum("pk,kl,pl->p", b, shock.open_factors, b)
-    from_specifics = portfolios.specific_variances() * views.years - np.einsum("pv,vw,pw->p", moved, shock.gain, moved)
-    between = -np.einsum(
-        "pv,vw,pw->p", b @ (model.factor_covariance * views.years) @ views.on_factors.T, shock.gain, moved
-    )
-    factor_scale = model.tails.factor_scale(shock.distance_squared, shock.views_counted)
-    specific_scale = model.tails.specific_scale(shock.distance_squared, shock.views_counted)
-    variance = (
-        factor_scale**2 * from_factors
-        + specific_scale**2 * from_specifics
-        + 2.0 * factor_scale * specific_scale * between
-    )
-    return np.maximum(variance, 0.0)
-
-
 def _by_tier(
     portfolios: Portfolios,
-    shock: Shock,
+    outcome: Outcome,
     parts: dict[str, Float[np.ndarray, " n"]],
     shares: Float[np.ndarray, "n n_buckets"],
     curve: Curve,
@@ -114,7 +100,7 @@ def _by_tier(
     return pl.DataFrame(
         {
             "portfolio_id": [label for label in portfolios.ids.labels for _ in range(buckets)],
-            "scenario_id": [shock.scenario.id] * (n * buckets),
+            "scenario_id": [outcome.scenario.id] * (n * buckets),
             "tier": list(curve.buckets.labels) * n,
             "weight": (portfolios.weights @ shares).ravel(),
             "pnl_frac": sum(cut.values()).ravel(),
@@ -123,21 +109,27 @@ def _by_tier(
     )
 
 
-def _by_factor(portfolios: Portfolios, shock: Shock) -> pl.DataFrame:
+def _by_factor(portfolios: Portfolios, outcome: Outcome) -> pl.DataFrame:
     b = portfolios.exposures
-    stated, moved = b * shock.views.stated_factors, b * (shock.factors - shock.views.stated_factors)
-    own_stated = portfolios.weights @ shock.views.stated_specifics
-    own = portfolios.weights @ shock.specific
+    stated, moved = np.zeros_like(b), np.zeros_like(b)
+    own_stated, own = np.zeros(len(b)), np.zeros(len(b))
+    for layer in outcome.layers:
+        shock, weights = layer.shock, scaled(portfolios.weights, layer.scale)
+        reached = weights @ outcome.model.exposures
+        stated += reached * shock.views.stated_factors
+        moved += reached * (shock.factors - shock.views.stated_factors)
+        own_stated += weights @ shock.views.stated_specifics
+        own += weights @ shock.specific
     n, k = b.shape
     nothing = np.zeros((n, 1))
     names = (*portfolios.model.factors.labels, SPECIFIC)
     return pl.DataFrame(
         {
             "portfolio_id": [label for label in portfolios.ids.labels for _ in names],
-            "scenario_id": [shock.scenario.id] * (n * (k + 1)),
+            "scenario_id": [outcome.scenario.id] * (n * (k + 1)),
             "factor": list(names) * n,
             "exposure": np.hstack([b, np.full((n, 1), np.nan)]).ravel(),
-            "shock": np.tile(np.append(shock.factors, np.nan), n),
+            "shock": np.tile(np.append(outcome.factors, np.nan), n),
             "pnl_frac": np.hstack([stated + moved, (own_stated + own)[:, None]]).ravel(),
             "stated": np.hstack([stated, own_stated[:, None]]).ravel(),
             "propagated": np.hstack([moved, nothing]).ravel(),
@@ -147,7 +139,7 @@ def _by_factor(portfolios: Portfolios, shock: Shock) -> pl.DataFrame:
 
 
 def _by_name(
-    portfolios: Portfolios, shock: Shock, parts: dict[str, Float[np.ndarray, " n"]], keep: int | None
+    portfolios: Portfolios, outcome: Outcome, parts: dict[str, Float[np.ndarray, " n"]], keep: int | None
 ) -> pl.DataFrame:
     held = portfolios.weights.tocoo()
     rows, columns = held.coords
@@ -156,11 +148,11 @@ def _by_name(
     frame = pl.DataFrame(
         {
             "portfolio_id": books[rows].tolist(),
-            "scenario_id": [shock.scenario.id] * len(rows),
+            "scenario_id": [outcome.scenario.id] * len(rows),
             "security_id": securities[columns].tolist(),
             "weight": held.data,
-            "shock": shock.total[columns],
-            "pnl_frac": held.data * shock.total[columns],
+            "shock": outcome.total[columns],
+            "pnl_frac": held.data * outcome.total[columns],
             **{name: held.data * part[columns] for name, part in parts.items()},
         },
         schema_overrides={"portfolio_id": pl.String, "scenario_id": pl.String, "security_id": pl.String},

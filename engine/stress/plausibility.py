@@ -4,8 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+from jaxtyping import Float
 
-from engine.stress.propagation import Shock
+from engine.contracts import CONTRACTS
+from engine.conventions import TRADING_DAYS
+from engine.scenarios.kinds import DriversBody, ShockBody
+from engine.stress.outcome import Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,54 +17,75 @@ class Plausibility:
     """Figures that stand beside every loss of a scenario.
 
     Args:
-        distance: Mahalanobis distance of what is applied.
+        distance: Mahalanobis distance of what is applied; None of a tree, whose leaves have theirs.
         tail_probability: Chance of a move at least that far over the horizon, by the t.
         extrapolation: Largest factor move applied over the largest seen, horizon-scaled.
+        condition: Largest condition number of the views' covariance.
+        views: Numbers that are stated.
     """
 
-    distance: float
-    tail_probability: float
+    distance: float | None
+    tail_probability: float | None
     extrapolation: float
+    condition: float
+    views: int
 
 
-def weigh_plausibility(shock: Shock) -> Plausibility:
+def weigh_plausibility(outcome: Outcome) -> Plausibility:
     """Distance ``sqrt(D^2)``, its multivariate t tail, and the extrapolation.
 
     ``D^2`` has no sign: a rally as large is as far. Its degrees are the number of views
     under full conditional propagation, otherwise the number of factors plus the issuers
-    that are moved, because what is not named is then stated to stay still.
+    that are moved, because what is not named is then stated to stay still. The steps of a
+    path are independent: their ``D^2`` and degrees add up.
 
     References:
         MATH.md 4. Oracle: ``scipy.stats.f.sf``, tests/test_oracles.py.
     """
-    model = shock.model
-    seen = model.largest_moves * np.sqrt(shock.scenario.body.horizon_days)
-    ratios = np.abs(shock.factors) / np.where(seen > 0.0, seen, np.inf)
+    model = outcome.model
+    shocks = [layer.shock for layer in outcome.layers]
+    ratios = [_extrapolation(shock.factors, model.largest_moves, shock.views.years) for shock in shocks]
+    distance, tail = None, None
+    if not outcome.branches:
+        squared = sum(shock.distance_squared for shock in shocks)
+        distance = float(np.sqrt(squared))
+        tail = model.tails.tail_probability(squared, sum(shock.views_counted for shock in shocks))
     return Plausibility(
-        distance=float(np.sqrt(shock.distance_squared)),
-        tail_probability=model.tails.tail_probability(shock.distance_squared, shock.views_counted),
-        extrapolation=float(ratios.max(initial=0.0)),
+        distance=distance,
+        tail_probability=tail,
+        extrapolation=max(ratios),
+        condition=max(shock.condition for shock in shocks),
+        views=sum(len(shock.views.values) for shock in shocks),
     )
 
 
-def summarise_scenarios(shocks: list[Shock]) -> pl.DataFrame:
+def summarise_scenarios(outcomes: list[Outcome]) -> pl.DataFrame:
     """The table ``scenario_summary``, one row a scenario."""
     rows = []
-    for shock in shocks:
-        body, figures = shock.scenario.body, weigh_plausibility(shock)
+    for outcome in outcomes:
+        body, figures = outcome.scenario.body, weigh_plausibility(outcome)
         rows.append(
             {
                 "scenario_id": body.id,
                 "title": body.title,
+                "kind": body.kind,
                 "version": body.version,
-                "sha256": shock.scenario.sha256,
+                "sha256": outcome.scenario.sha256,
                 "horizon_days": body.horizon_days,
-                "propagation": body.propagation,
+                "propagation": body.propagation if isinstance(body, ShockBody | DriversBody) else None,
                 "distance": figures.distance,
-                "views": len(body.views),
+                "views": figures.views,
                 "tail_probability": figures.tail_probability,
-                "condition": shock.condition,
+                "condition": figures.condition,
                 "extrapolation": figures.extrapolation,
             }
         )
-    return pl.DataFrame(rows).sort("scenario_id")
+    columns = CONTRACTS["scenario_summary"].columns
+    return pl.DataFrame(rows, schema=columns).sort("scenario_id")
+
+
+def _extrapolation(
+    factors: Float[np.ndarray, " n_factors"], largest: Float[np.ndarray, " n_factors"], years: float
+) -> float:
+    seen = largest * np.sqrt(years * TRADING_DAYS)
+    return float((np.abs(factors) / np.where(seen > 0.0, seen, np.inf)).max(initial=0.0))

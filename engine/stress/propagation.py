@@ -10,6 +10,7 @@ from jaxtyping import Float
 from engine.curve.tiers import Curve
 from engine.errors import ConfigurationError
 from engine.risk.model import RiskModel
+from engine.scenarios.kinds import DriversBody, ShockBody
 from engine.scenarios.scenario import Scenario
 from engine.stress.resolve import Views, resolve_views
 
@@ -18,6 +19,12 @@ ILL_CONDITIONED: Final = 1e8
 
 REPEATED: Final = 1e14
 """Above this one view is a combination of others to the last digit."""
+
+TIED: Final = 1e-4
+"""Share of the largest weight from which a view belongs to a flat direction."""
+
+AGREE: Final = 1e-6
+"""Views that follow from each other agree when they differ by less than this share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,20 +123,20 @@ def propagate(scenario: Scenario, model: RiskModel, curve: Curve) -> Shock:
     m = a @ factor_covariance @ a.T + c @ specific_gain
     condition = float(np.linalg.cond(m))
     if not condition < REPEATED or (np.diag(m) <= 0.0).any():
-        raise ConfigurationError(
-            [f"scenario {scenario.id}: views {', '.join(views.labels)} repeat each other or have no risk in the model"]
-        )
+        raise ConfigurationError([f"scenario {scenario.id}: {fault}" for fault in _degenerate(views, m)])
     if condition > ILL_CONDITIONED:
         m = m + np.eye(len(m)) * np.trace(m) / len(m) / ILL_CONDITIONED
     gain = np.linalg.inv(m)
     gain = (gain + gain.T) / 2.0
     factors, specifics = views.stated_factors, views.stated_specifics
-    if scenario.body.propagation == "conditional":
-        keep = scenario.body.damping
+    body = scenario.body
+    assert isinstance(body, ShockBody | DriversBody)  # noqa: S101  resolve_views has refused the other kinds
+    if body.propagation == "conditional":
+        keep = body.damping
         factors = keep * factors + (1.0 - keep) * (factor_covariance @ a.T @ gain @ views.values)
         specifics = keep * specifics + (1.0 - keep) * (specific_gain @ gain @ views.values)
     left = factor_covariance - factor_covariance @ a.T @ gain @ a @ factor_covariance
-    pure = scenario.body.propagation == "conditional" and scenario.body.damping == 0.0
+    pure = body.propagation == "conditional" and body.damping == 0.0
     stated_issuers = len({int(model.issuers[i]) for i in np.flatnonzero(specifics)})
     return Shock(
         scenario=scenario,
@@ -143,6 +150,20 @@ def propagate(scenario: Scenario, model: RiskModel, curve: Curve) -> Shock:
         views_counted=len(views.values) if pure else len(model.factors) + stated_issuers,
         condition=condition,
     )
+
+
+def _degenerate(views: Views, m: Float[np.ndarray, "n_views n_views"]) -> list[str]:
+    """Which views have no risk, or follow from others, and whether they agree with them."""
+    scale = np.sqrt(np.diag(m))
+    if still := [views.labels[row] for row in np.flatnonzero(~(scale > 0.0))]:
+        return [f"{', '.join(still)}: no risk in the model, so no view can move it; remove the view"]
+    levels, directions = np.linalg.eigh(m / np.outer(scale, scale))
+    # In the flattest direction y'(A f + C eps) is always 0; the views it names decide each other.
+    y = directions[:, 0]
+    tied = [views.labels[row] for row in np.flatnonzero(np.abs(y) > TIED * np.abs(y).max())]
+    agree = abs(float(y @ (views.values / scale))) <= AGREE * float(np.abs(y) @ np.abs(views.values / scale))
+    words = "repeat each other; keep one less" if agree else "contradict each other; remove one"
+    return [f"the views {', '.join(tied)} {words} (flattest direction {levels[0]:.1e})"]
 
 
 def _distance_squared(

@@ -1,6 +1,7 @@
 """A scenario's views as rows on factors and securities: ``A f + C eps = v``."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float
@@ -9,7 +10,12 @@ from engine.conventions import MARKET, TRADING_DAYS
 from engine.curve.tiers import Curve
 from engine.errors import ConfigurationError
 from engine.risk.model import RiskModel
+from engine.scenarios.kinds import DriversBody, ShockBody
 from engine.scenarios.scenario import Scenario
+from engine.scenarios.views import View
+
+MET: Final = 1e-12
+"""A view read directly holds to rounding or is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,38 +45,42 @@ def resolve_views(scenario: Scenario, model: RiskModel, curve: Curve) -> Views:
     """Rows, values and the direct reading of a scenario's views.
 
     A factor view is ``e_k``; a tier's total is ``g_j + beta_j m``, its pure return ``g_j``; a
-    security is ``B_i`` on the factors and 1 on its own specific return. Read directly
+    security is ``B_i`` on the factors and 1 on its own specific return, a basket the mean of
+    its members' rows, a contrast the difference of two tiers' rows. Read directly
     (``propagation: none``), a tier's total moves its own pure factor by ``v - beta_j m``
-    with the stated market or 0, and a security moves only its issuer's specific return by
-    ``v - B_i f0``; what no view names stays at 0.
+    with the stated market or 0, a contrast moves the tiers that nothing else states, as
+    little as it can (one alone is split evenly), and a security moves only its issuer's
+    specific return by ``v - B_i f0``; what no view names stays at 0.
 
     Args:
-        scenario: A valid scenario.
+        scenario: A valid scenario of a kind that states views: ``shock`` or ``drivers``.
         model: Risk model; its axes are the columns.
         curve: Slopes of the tiers.
 
     Raises:
-        ConfigurationError: the scenario names what the model does not know, or states one
-            thing twice (a tier's total beside its pure factor, two lines of one issuer).
+        ConfigurationError: the scenario names what the model does not know, states one
+            thing twice (a tier's total beside its pure factor, two lines of one issuer), or
+            states directly what only propagation can meet.
     """
-    body = scenario.body
-    faults = _unknown(scenario, model, curve) or _repeated(scenario, model)
+    body = _stating(scenario)
+    faults = _unknown(body, model, curve) or _repeated(body, model)
     if faults:
         raise ConfigurationError([f"scenario {scenario.id}: {fault}" for fault in faults])
     n, k = model.exposures.shape
     rows, specific_rows = np.zeros((len(body.views), k)), np.zeros((len(body.views), n))
-    market = model.factors.labels.index(MARKET)
     for row, view in enumerate(body.views):
-        kind, name = view.subject
-        if kind == "security":
-            at = model.securities.labels.index(name)
-            rows[row], specific_rows[row, at] = model.exposures[at], 1.0
-        else:
-            rows[row, model.factors.labels.index(name)] = 1.0
-            if view.total is not None:
-                rows[row, market] = curve.beta[curve.tiers.labels.index(name)]
+        rows[row], specific_rows[row] = _row(view, model, curve)
     values = np.array([view.number for view in body.views])
-    factors, specifics = _direct(scenario, model, rows, values)
+    factors, specifics = _direct(body, model, rows, values)
+    if body.propagation == "none":
+        missed = np.abs(rows @ factors + specific_rows @ specifics - values)
+        if wrong := [" ".join(body.views[row].subject) for row in np.flatnonzero(~(missed <= MET))]:
+            raise ConfigurationError(
+                [
+                    f"scenario {scenario.id}: read directly, {', '.join(wrong)} cannot be met together with the "
+                    "other views; write propagation: conditional, or remove one"
+                ]
+            )
     return Views(
         labels=tuple(" ".join(view.subject) for view in body.views),
         on_factors=rows,
@@ -82,8 +92,34 @@ def resolve_views(scenario: Scenario, model: RiskModel, curve: Curve) -> Views:
     )
 
 
+def _stating(scenario: Scenario) -> ShockBody | DriversBody:
+    if isinstance(scenario.body, ShockBody | DriversBody):
+        return scenario.body
+    raise ConfigurationError(
+        [f"scenario {scenario.id} is of kind {scenario.body.kind}, which states no views of its own; name a shock"]
+    )
+
+
+def _row(
+    view: View, model: RiskModel, curve: Curve
+) -> tuple[Float[np.ndarray, " n_factors"], Float[np.ndarray, " n_securities"]]:
+    on_factors, on_specifics = np.zeros(len(model.factors)), np.zeros(len(model.securities))
+    kind, name = view.subject
+    market = model.factors.labels.index(MARKET)
+    if kind in {"security", "basket"}:
+        members = model.securities.positions(view.basket or (name,), "views")
+        on_specifics[members] = 1.0 / len(members)
+        return model.exposures[members].mean(axis=0), on_specifics
+    signed = zip(view.sides, (1.0, -1.0), strict=True) if kind == "contrast" else [(name, 1.0)]
+    for label, sign in signed:
+        on_factors[model.factors.labels.index(label)] += sign
+        if view.total is not None:
+            on_factors[market] += sign * curve.beta[curve.tiers.labels.index(label)]
+    return on_factors, on_specifics
+
+
 def _direct(
-    scenario: Scenario,
+    body: ShockBody | DriversBody,
     model: RiskModel,
     rows: Float[np.ndarray, "n_views n_factors"],
     values: Float[np.ndarray, " n_views"],
@@ -91,14 +127,22 @@ def _direct(
     market = model.factors.labels.index(MARKET)
     factors = np.zeros(len(model.factors))
     specifics = np.zeros(len(model.securities))
-    subjects = [view.subject for view in scenario.body.views]
+    subjects = [view.subject for view in body.views]
     for row, subject in enumerate(subjects):
         if subject == ("factor", MARKET):
             factors[market] = values[row]
+    stated = {market}
     for row, (kind, name) in enumerate(subjects):
-        if kind != "security" and name != MARKET:
+        if kind in {"factor", "tier"} and name != MARKET:
             own = model.factors.labels.index(name)
             factors[own] = values[row] - rows[row, market] * factors[market]
+            stated.add(own)
+    contrasts = [row for row, (kind, _) in enumerate(subjects) if kind == "contrast"]
+    free = [k for k in range(len(factors)) if k not in stated]
+    if contrasts and free:
+        left = values[contrasts] - rows[contrasts] @ factors
+        # The smallest moves that meet all contrasts at once: the order of the views has no say.
+        factors[free] = np.linalg.lstsq(rows[np.ix_(contrasts, free)], left, rcond=None)[0]
     for row, (kind, name) in enumerate(subjects):
         if kind == "security":
             at = model.securities.labels.index(name)
@@ -107,16 +151,21 @@ def _direct(
     return factors, specifics
 
 
-def _unknown(scenario: Scenario, model: RiskModel, curve: Curve) -> list[str]:
+def _unknown(body: ShockBody | DriversBody, model: RiskModel, curve: Curve) -> list[str]:
     axes = {"factor": model.factors, "tier": curve.tiers, "security": model.securities}
-    subjects = [view.subject for view in scenario.body.views]
-    return [f"the model has no {kind} {name!r}" for kind, name in subjects if name not in axes[kind]]
+    named: list[tuple[str, str]] = []
+    for view in body.views:
+        kind, name = view.subject
+        named += [("tier", side) for side in view.sides] if kind == "contrast" else []
+        named += [("security", member) for member in view.basket or ()]
+        named += [(kind, name)] if kind in axes else []
+    return [f"the model has no {kind} {name!r}" for kind, name in named if name not in axes[kind]]
 
 
-def _repeated(scenario: Scenario, model: RiskModel) -> list[str]:
+def _repeated(body: ShockBody | DriversBody, model: RiskModel) -> list[str]:
     seen: dict[str | int, str] = {}
     faults = []
-    for kind, name in (view.subject for view in scenario.body.views):
+    for kind, name in (view.subject for view in body.views):
         thing = int(model.issuers[model.securities.labels.index(name)]) if kind == "security" else name
         if thing in seen:
             faults.append(f"'{seen[thing]}' and '{kind} {name}' state the same move; keep one")

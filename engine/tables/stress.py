@@ -83,12 +83,34 @@ class Shocks(dy.Schema):
 class ScenarioSummary(dy.Schema):
     scenario_id = id_column(key=True)
     title = text_column()
+    kind = one_of_column(("shock", "replay", "drivers", "tree", "path"))
     version = text_column()
     sha256 = text_column()
     horizon_days = count_column("trading days")
-    propagation = one_of_column(("none", "conditional"))
-    distance = number_column("Mahalanobis distance of what is applied", ">= 0", min=0.0)
+    propagation = one_of_column(("none", "conditional"), nullable=True)
+    distance = number_column("Mahalanobis distance of what is applied; null of a tree", ">= 0", nullable=True, min=0.0)
     views = count_column("numbers that the scenario states")
-    tail_probability = number_column("probability", "0..1", min=0.0, max=1.0)
+    tail_probability = number_column("probability; null of a tree", "0..1", nullable=True, min=0.0, max=1.0)
     condition = number_column("condition number of the views' covariance", ">= 1")
     extrapolation = number_column("stated market-and-tier shock over the largest seen", ">= 0", nullable=True)
+
+
+class StressLeaves(dy.Schema):
+    portfolio_id = id_column(key=True)
+    stage = one_of_column(STAGES, key=True)
+    scenario_id = id_column(key=True)
+    leaf_id = id_column(key=True)
+    probability = number_column("probability of the leaf", "0..1", min=0.0, max=1.0)
+    pnl_frac = number_column(FRACTION, "< 0 is a loss")
+
+
+class StressTrees(dy.Schema):
+    portfolio_id = id_column(key=True)
+    stage = one_of_column(STAGES, key=True)
+    scenario_id = id_column(key=True)
+    mean = number_column(FRACTION, "< 0 is a loss")
+    standard_deviation = number_column(f"{FRACTION}, across the leaves", ">= 0", min=0.0)
+    expected_shortfall = number_column(f"{FRACTION}, mean loss of the worst tenth of the probability", "> 0 is a loss")
+    worst_leaf = id_column()
+    worst_pnl = number_column(FRACTION, "< 0 is a loss")
+    over_budget = number_column("probability of a loss beyond the budget; null without one", "0..1", nullable=True)

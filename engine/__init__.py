@@ -16,6 +16,7 @@ _PUBLIC = {
     "describe_tiers": "engine.api.curving",
     "load_universe": "engine.api.loading",
     "rebalance_portfolios": "engine.api.rebalancing",
+    "reverse_stress_portfolios": "engine.api.reversing",
     "stress_portfolios": "engine.api.stressing",
     "validate_model": "engine.api.validating",
 }
@@ -28,6 +29,7 @@ __all__ = [
     "describe_tiers",
     "load_universe",
     "rebalance_portfolios",
+    "reverse_stress_portfolios",
     "stress_portfolios",
     "validate_model",
 ]

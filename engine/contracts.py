@@ -14,7 +14,7 @@ import dataframely as dy
 import polars as pl
 
 from engine.conventions import CASH_PREFIX
-from engine.tables import inputs, model, risk, scores, stress, trades
+from engine.tables import inputs, model, reverse, risk, scores, stress, trades
 
 ROW_NUMBER: Final = "row_number"
 
@@ -83,6 +83,9 @@ CONTRACTS: Final = MappingProxyType(
             "scenario_summary": stress.ScenarioSummary,
             "stress_leaves": stress.StressLeaves,
             "stress_trees": stress.StressTrees,
+            "reverse": reverse.Reverse,
+            "reverse_factors": reverse.ReverseFactors,
+            "reverse_positions": reverse.ReversePositions,
             "backtest_days": scores.BacktestDays,
             "backtest_names": scores.BacktestNames,
             "validation_days": scores.ValidationDays,

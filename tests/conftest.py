@@ -22,6 +22,7 @@ UNCHECKED = {
     "engine.scenarios.drivers",
     "engine.scenarios.kinds",
     "engine.scenarios.views",
+    "engine.stress.reverse_bounds",
 }
 
 

@@ -3,22 +3,20 @@
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 import numpy as np
 import polars as pl
 
 from engine.api.loading import LoadedUniverse
+from engine.api.weighing import weigh_books
 from engine.book.assess import Yardstick, assess, summarise
-from engine.errors import ConfigurationError, DataError
+from engine.errors import ConfigurationError
 from engine.intake import Notice, notices_frame
-from engine.risk.portfolios import Portfolios, weigh_benchmarks, weigh_holdings
+from engine.risk.portfolios import Portfolios, weigh_benchmarks
 from engine.scenarios.scenario import Scenario
 from engine.stress.outcome import Outcome, unfold
 from engine.stress.plausibility import summarise_scenarios
 from engine.stress.replay import ObservedDay
-
-STALE_MODEL_DAYS: Final = 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,17 +119,7 @@ def prepare(
     """
     terms = terms or StressTerms()
     chosen, refused = pick_scenarios(loaded, scenarios, texts)
-    portfolios, notices = weigh_holdings(
-        loaded.holdings,
-        loaded.portfolios,
-        model=loaded.model,
-        curve=loaded.curve,
-        universe=loaded.universe,
-        as_of=loaded.as_of,
-    )
-    if not len(portfolios.ids):
-        faults = "\n".join(f"  - {n.portfolio_id}: {n.message}" for n in notices if n.severity == "quarantine")
-        raise DataError(f"holdings: no book can be measured\n{faults}")
+    portfolios, notices = weigh_books(loaded)
     if terms.require_approved:
         chosen, lacking = _unapproved(chosen, portfolios.as_of)
         refused += lacking
@@ -143,25 +131,8 @@ def prepare(
             refused += error.faults
     if not outcomes:
         raise ConfigurationError(refused)
-    doubts = [
-        *_date_doubts(loaded, portfolios.as_of),
-        *(doubt for outcome in outcomes for doubt in _doubts(outcome, portfolios.as_of)),
-    ]
+    doubts = [doubt for outcome in outcomes for doubt in _doubts(outcome, portfolios.as_of)]
     return Prepared(portfolios, tuple(outcomes), tuple(refused), (*notices, *doubts))
-
-
-def _date_doubts(loaded: LoadedUniverse, as_of: dt.date) -> list[Notice]:
-    """A warning when the model has seen days after the holdings, or is older than a month."""
-    model = loaded.model.as_of
-    if as_of < model:
-        words = f"the model has seen days up to {model}, after the holdings of {as_of}"
-    elif (as_of - model).days > STALE_MODEL_DAYS:
-        words = (
-            f"the model of {model} is {(as_of - model).days} days older than the holdings of {as_of}; calibrate again"
-        )
-    else:
-        return []
-    return [Notice("model.date", "warn", words, "model")]
 
 
 def _doubts(outcome: Outcome, as_of: dt.date) -> list[Notice]:

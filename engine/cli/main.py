@@ -14,6 +14,7 @@ from engine.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EngineError,
 
 COMMANDS: Final = {
     "stress": ("engine.cli.stress", "Stress the books under scenarios and print what they lose."),
+    "reverse-stress": ("engine.cli.reverse_stress", "Find the most plausible shock that costs each book a given loss."),
     "rebalance": ("engine.cli.rebalance", "Bring books inside their limits at the least cost, each answer certified."),
     "calibrate": ("engine.cli.calibrate", "Turn prices into the risk model of a universe."),
     "tiers": ("engine.cli.tiers", "Show the curve: where its tiers lie, and who behaves like them."),

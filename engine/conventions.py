@@ -19,6 +19,12 @@ MARKET: Final = "market"
 OFF_CURVE: Final = "off_curve"
 """The share of a security's membership that lies on no tier."""
 
+BASE_MODEL: Final = "base"
+"""The risk model that every figure rests on unless it says otherwise."""
+
+ALTERNATIVE_MODELS: Final = ("short", "stress", "cross_section")
+"""Models of the same securities and factors, beside the base, that say how far a loss is a matter of opinion."""
+
 CASH_PREFIX: Final = "CASH:"
 """``CASH:USD`` and its like: the only ids with zero exposure by definition."""
 

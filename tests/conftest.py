@@ -41,6 +41,7 @@ from market import Market, make_holdings, make_market, make_portfolios  # noqa: 
 
 from engine.api.loading import LoadedUniverse, load_universe  # noqa: E402
 from engine.curve.universe import Universe, build_universe  # noqa: E402
+from engine.risk.alternatives import alternative_tables, estimate_alternatives  # noqa: E402
 from engine.risk.calibration import Calibration, calibrate  # noqa: E402
 
 BOOKS = {
@@ -103,6 +104,7 @@ def books(market: Market) -> tuple[pl.DataFrame, pl.DataFrame]:
 @pytest.fixture(scope="session")
 def written(
     market: Market,
+    universe: Universe,
     calibration: Calibration,
     books: tuple[pl.DataFrame, pl.DataFrame],
     tmp_path_factory: pytest.TempPathFactory,
@@ -128,7 +130,9 @@ def written(
         "factors": list(model.factors.labels),
         "tails": asdict(model.tails),
     }
-    write_model(root / "model", calibration.tables, card)
+    alternatives, _ = estimate_alternatives(calibration, universe)
+    tables = {**calibration.tables, **alternative_tables(model, alternatives)}
+    write_model(root / "model", tables, card)
     market.prices.write_parquet(root / "prices.parquet")
     return root
 

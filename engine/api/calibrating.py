@@ -12,7 +12,9 @@ import engine
 from engine.curve.universe import Universe, build_universe, read_settings, replace_baskets, without_foreign_tiers
 from engine.errors import InputFileError
 from engine.intake import Notice
+from engine.risk.alternatives import alternative_tables, estimate_alternatives
 from engine.risk.calibration import Calibration, calibrate
+from engine.risk.model import RiskModel
 from engine.store.files import Source, decode_table, read_source
 from engine.store.universes import find_universe, read_universe
 
@@ -23,11 +25,18 @@ class CalibratedModel:
 
     Args:
         calibration: Model, curve, panels, notices.
+        alternatives: Second models by name.
         card: What ``model.json`` says besides the hashes of the tables.
     """
 
     calibration: Calibration
+    alternatives: Mapping[str, RiskModel]
     card: dict[str, Any]
+
+    @property
+    def tables(self) -> dict[str, pl.DataFrame]:
+        """Every table of the model's folder, each sorted by its key."""
+        return {**self.calibration.tables, **alternative_tables(self.calibration.model, self.alternatives)}
 
 
 def calibrate_model(
@@ -55,7 +64,8 @@ def calibrate_model(
     latest = frame["date"].max() if frame.schema.get("date") == pl.Date else None
     day = as_of or (latest if isinstance(latest, dt.date) else dt.date.max)
     result = calibrate(frame, given.universe, as_of=day, source=str(given.prices.path))
-    result = replace(result, notices=(*given.notices, *result.notices))
+    alternatives, doubts = estimate_alternatives(result, given.universe)
+    result = replace(result, notices=(*given.notices, *result.notices, *doubts))
     settings = given.universe.settings
     model = result.model
     card = {
@@ -72,7 +82,7 @@ def calibrate_model(
         "prior_variance": dict(zip(model.factors.labels, map(float, result.exposures.prior_variance), strict=True)),
         "inputs": {source.name: source.sha256 for source in given.sources},
     }
-    return CalibratedModel(result, card)
+    return CalibratedModel(result, alternatives, card)
 
 
 @dataclass(frozen=True, slots=True)

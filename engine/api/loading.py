@@ -13,11 +13,12 @@ from engine.documents import suggestion
 from engine.errors import ConfigurationError, InputFileError, ModelError, UsageError
 from engine.intake import check_columns
 from engine.mandates.mandate import Mandate, read_mandates
+from engine.risk.alternatives import read_alternatives
 from engine.risk.model import RiskModel
 from engine.risk.tails import Tails
 from engine.scenarios.library import ScenarioLibrary, read_library
 from engine.store.files import Source
-from engine.store.universes import find_universe, read_model, read_universe
+from engine.store.universes import ALTERNATIVE_TABLES, find_universe, read_model, read_universe
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class LoadedUniverse:
     Args:
         universe: Settings, securities, declared memberships.
         model: Risk model.
+        alternatives: Second models by name, on the same axes; none where the folder has none.
         curve: Tiers and memberships of the model.
         library: Scenarios.
         mandates: By id.
@@ -39,6 +41,7 @@ class LoadedUniverse:
 
     universe: Universe
     model: RiskModel
+    alternatives: Mapping[str, RiskModel]
     curve: Curve
     library: ScenarioLibrary
     mandates: Mapping[str, Mandate]
@@ -101,9 +104,12 @@ def load_universe(
             check_columns(folder.tables[table], table, str(folder.sources[table].path))
     settings = read_settings(folder.texts["universe.yaml"], "universe.yaml")
     checked = build_universe(settings, folder.tables["securities"], str(folder.sources["securities"].path))
-    model, curve, owner, model_sources = load_model(root / "model")
-    if owner != settings.id:
-        raise ModelError(f"model: calibrated for universe {owner!r}, not {settings.id!r}; run engine calibrate again")
+    calibrated = load_model(root / "model")
+    model, curve = calibrated.model, calibrated.curve
+    if calibrated.universe != settings.id:
+        raise ModelError(
+            f"model: calibrated for universe {calibrated.universe!r}, not {settings.id!r}; run engine calibrate again"
+        )
     if missing := [tier for tier in settings.tier_ids if tier not in curve.tiers]:
         raise ModelError(f"model: it has no tier {', '.join(missing)} of universe.yaml; run engine calibrate again")
     curve = curve.with_declared(checked.memberships)
@@ -120,6 +126,7 @@ def load_universe(
     return LoadedUniverse(
         universe=checked,
         model=model,
+        alternatives=calibrated.alternatives,
         curve=curve,
         library=library,
         mandates=mandates,
@@ -127,12 +134,31 @@ def load_universe(
         portfolios=folder.tables["portfolios"],
         benchmarks=folder.tables.get("benchmarks", pl.DataFrame()),
         as_of=as_of,
-        sources=(*folder.sources.values(), *model_sources.values()),
+        sources=(*folder.sources.values(), *calibrated.sources.values()),
     )
 
 
-def load_model(root: Path) -> tuple[RiskModel, Curve, str, dict[str, Source]]:
-    """The risk model, its curve and its universe's id from a folder that ``engine calibrate`` wrote.
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """What a folder that ``engine calibrate`` wrote holds.
+
+    Args:
+        model: Risk model.
+        alternatives: Second models by name.
+        curve: Tiers and memberships.
+        universe: Id of the universe it was calibrated for.
+        sources: Every file read, by name.
+    """
+
+    model: RiskModel
+    alternatives: Mapping[str, RiskModel]
+    curve: Curve
+    universe: str
+    sources: Mapping[str, Source]
+
+
+def load_model(root: Path) -> LoadedModel:
+    """The risk model, its alternatives and its curve from a folder that ``engine calibrate`` wrote.
 
     Raises:
         InputFileError, ContractError, AlignmentError, ModelError: as the file at fault needs.
@@ -151,7 +177,9 @@ def load_model(root: Path) -> tuple[RiskModel, Curve, str, dict[str, Source]]:
     curve = Curve.from_frames(tables["tiers"], tables["memberships"], str(root))
     if absent := model.factors.missing(curve.tiers.labels):
         raise ModelError(f"{root}: tiers {', '.join(absent)} have no factor; run engine calibrate again")
-    return model, curve, str(card.get("universe")), sources
+    others: dict[str, pl.DataFrame] = {name: tables[name] for name in ALTERNATIVE_TABLES if name in tables}
+    alternatives = read_alternatives(model, others, source=str(root))
+    return LoadedModel(model, alternatives, curve, str(card.get("universe")), sources)
 
 
 def scenario_vocabulary(model: RiskModel, curve: Curve) -> dict[str, tuple[str, ...]]:

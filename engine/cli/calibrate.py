@@ -41,7 +41,7 @@ def command(
         raise UsageError("calibrate needs --prices FILE (columns security_id, date, close); no prices are bundled")
     result = calibrate_model(prices, universe=universe, securities=securities, baskets=baskets, as_of=as_of)
     warn(result.calibration.notices, (), quiet=quiet)
-    hashes = write_model(Path(out), result.calibration.tables, result.card)
+    hashes = write_model(Path(out), result.tables, result.card)
     if form == "json":
         print_json({**result.card, "tables": hashes, "out": out})
         return

@@ -112,7 +112,7 @@ def calibrate_panel(
     settings = universe.settings.calibration
     factors = build_factors(panel, universe)
     exposures = estimate_exposures(panel, factors, universe)
-    adjustments = _adjustments(settings)
+    adjustments = chosen_adjustments(settings)
     covariance = _factor_covariance(factors, settings, adjustments)
     variance, issuers = estimate_specific_variance(
         exposures.residuals,
@@ -157,7 +157,8 @@ def calibrate_panel(
     return Calibration(model, curve, panel, factors, exposures, tuple(issuers), (*notices, *short))
 
 
-def _adjustments(settings: CalibrationSettings) -> Adjustments:
+def chosen_adjustments(settings: CalibrationSettings) -> Adjustments:
+    """What the settings ask to be done to the factor covariance."""
     return Adjustments(
         newey_west_lags=settings.newey_west_lags,
         correlation_shrinkage=settings.correlation_shrinkage,

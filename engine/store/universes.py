@@ -22,6 +22,9 @@ MODEL_TABLES: Final = (
     "tiers",
 )
 
+ALTERNATIVE_TABLES: Final = ("alternative_exposures", "alternative_covariance", "alternative_specific")
+"""Tables that a model may do without; they are read where its card vouches for them."""
+
 
 @dataclass(frozen=True, slots=True)
 class UniverseFolder:
@@ -113,7 +116,7 @@ def read_model(root: Path) -> tuple[dict[str, Any], dict[str, pl.DataFrame], dic
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ModelError(f"{root / 'model.json'}: not a model card; run engine calibrate again") from None
     tables = {}
-    for table in MODEL_TABLES:
+    for table in (*MODEL_TABLES, *(name for name in ALTERNATIVE_TABLES if name in hashes)):
         source = read_source(root / f"{table}.parquet", f"model/{table}")
         if source.sha256 != hashes.get(table):
             raise ModelError(

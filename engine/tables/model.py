@@ -2,6 +2,7 @@
 
 import dataframely as dy
 
+from engine.conventions import ALTERNATIVE_MODELS
 from engine.tables.columns import count_column, date_column, id_column, number_column, one_of_column
 
 
@@ -48,3 +49,23 @@ class Memberships(dy.Schema):
     weight = number_column("share of the security", "0..1", min_exclusive=0.0, max=1.0)
     confidence = number_column("share", "0..1", nullable=True, min=0.0, max=1.0)
     source = one_of_column(("core", "declared", "estimated"))
+
+
+class AlternativeExposures(dy.Schema):
+    model = one_of_column(ALTERNATIVE_MODELS, key=True)
+    security_id = id_column(key=True)
+    factor = id_column(key=True)
+    exposure = number_column("return per unit of factor return")
+
+
+class AlternativeCovariance(dy.Schema):
+    model = one_of_column(ALTERNATIVE_MODELS, key=True)
+    factor_1 = id_column(key=True)
+    factor_2 = id_column(key=True)
+    annual = number_column("covariance a year")
+
+
+class AlternativeSpecific(dy.Schema):
+    model = one_of_column(ALTERNATIVE_MODELS, key=True)
+    security_id = id_column(key=True)
+    annual = number_column("variance a year", ">= 0", min=0.0)

@@ -79,6 +79,7 @@ CONTRACTS: Final = MappingProxyType(
             "risk_tiers": risk.RiskTiers,
             "risk_positions": risk.RiskPositions,
             "stress": stress.Stress,
+            "stress_models": stress.StressModels,
             "stress_tiers": stress.StressTiers,
             "stress_factors": stress.StressFactors,
             "stress_positions": stress.StressPositions,

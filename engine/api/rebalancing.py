@@ -57,6 +57,7 @@ def rebalance_portfolios(
         securities=loaded.universe.securities,
         benchmarks=loaded.benchmarks,
         outcomes=ready.outcomes,
+        moves=ready.moves,
         band=loaded.universe.settings.stress.band,
         notices=ready.notices,
     )

@@ -14,6 +14,7 @@ from engine.errors import ConfigurationError
 from engine.intake import Notice, notices_frame
 from engine.risk.portfolios import Portfolios, weigh_benchmarks
 from engine.scenarios.scenario import Scenario
+from engine.stress.disagreement import ModelMoves, apply_models
 from engine.stress.outcome import Outcome, unfold
 from engine.stress.plausibility import summarise_scenarios
 from engine.stress.replay import ObservedDay
@@ -67,7 +68,7 @@ def stress_portfolios(
         terms: Days that replays may read, and whether approval is asked for.
 
     Returns:
-        ``portfolio_summary``, ``portfolio_exposures``, ``stress`` and its cuts, ``shocks``,
+        ``portfolio_summary``, ``portfolio_exposures``, ``stress``, its cuts and models, ``shocks``,
         ``scenario_summary``, ``exceptions``.
 
     Raises:
@@ -81,7 +82,7 @@ def stress_portfolios(
     benchmarks, unusable = weigh_benchmarks(loaded.benchmarks, portfolios)
     # A book is stressed without its benchmark all the same; only its active figures are missing.
     notices = (*ready.notices, *(replace(notice, severity="warn") for notice in unusable))
-    yardstick = Yardstick(loaded.curve, loaded.mandates, benchmarks, level)
+    yardstick = Yardstick(loaded.curve, loaded.mandates, benchmarks, level, ready.moves)
     tables = assess(portfolios, outcomes, yardstick, stage="before")
     tables["portfolio_summary"] = summarise(portfolios, loaded.curve, stage="before", status={}, benchmarks=benchmarks)
     tables["shocks"] = pl.concat([outcome.frame for outcome in outcomes]).sort("scenario_id", "security_id")
@@ -97,12 +98,14 @@ class Prepared:
     Args:
         portfolios: Weights of books and parents.
         outcomes: One a scenario that can run, on the portfolios' model.
+        moves: The same scenarios under the second models too; None where there are none.
         refused: Faults of the scenarios that cannot.
         notices: What was noticed in the inputs.
     """
 
     portfolios: Portfolios
     outcomes: tuple[Outcome, ...]
+    moves: ModelMoves | None
     refused: tuple[str, ...]
     notices: tuple[Notice, ...]
 
@@ -132,7 +135,10 @@ def prepare(
     if not outcomes:
         raise ConfigurationError(refused)
     doubts = [doubt for outcome in outcomes for doubt in _doubts(outcome, portfolios.as_of)]
-    return Prepared(portfolios, tuple(outcomes), tuple(refused), (*notices, *doubts))
+    moves = None
+    if loaded.alternatives:
+        moves = apply_models(outcomes, loaded.alternatives, loaded.curve, terms.observed)
+    return Prepared(portfolios, tuple(outcomes), moves, tuple(refused), (*notices, *doubts))
 
 
 def _doubts(outcome: Outcome, as_of: dt.date) -> list[Notice]:

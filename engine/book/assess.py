@@ -13,6 +13,7 @@ from engine.curve.tiers import Curve
 from engine.mandates.mandate import Mandate
 from engine.risk.attribution import measure_tails, risk_tables
 from engine.risk.portfolios import Portfolios
+from engine.stress.disagreement import ModelMoves, measure_models
 from engine.stress.losses import measure_losses
 from engine.stress.outcome import Outcome
 from engine.stress.trees import measure_trees
@@ -27,12 +28,14 @@ class Yardstick:
         mandates: By id; a portfolio without one has no budget.
         benchmarks: Weights by benchmark and security, for active exposures.
         band: Probability that a loss band holds.
+        moves: The scenarios under the second models; None where there are none.
     """
 
     curve: Curve
     mandates: Mapping[str, Mandate]
     benchmarks: Mapping[str, Mapping[str, float]]
     band: float
+    moves: ModelMoves | None
 
 
 def assess(
@@ -48,13 +51,14 @@ def assess(
 
     Returns:
         ``portfolio_exposures``, ``stress`` with budget, measured loss and breach,
-        ``stress_tiers``, ``stress_factors``, ``stress_positions``, ``stress_leaves``,
-        ``stress_trees``, ``risk_factors``, ``risk_tiers``, ``risk_positions``, columns as in
-        their contracts.
+        its range over the models, ``stress_models``, ``stress_tiers``, ``stress_factors``,
+        ``stress_positions``, ``stress_leaves``, ``stress_trees``, ``risk_factors``,
+        ``risk_tiers``, ``risk_positions``, columns as in their contracts.
     """
     tables = measure_losses(portfolios, outcomes, yardstick.curve, stage=stage, band=yardstick.band)
+    tables["stress_models"] = measure_models(portfolios, yardstick.moves, stage=stage)
     budgets = _budgets(portfolios, yardstick.mandates)
-    tables["stress"] = _with_budgets(tables["stress"], budgets)
+    tables["stress"] = _with_models(_with_budgets(tables["stress"], budgets), tables["stress_models"])
     tables |= measure_trees(portfolios, outcomes, budgets, stage=stage)
     active = active_weights(portfolios, yardstick.benchmarks)
     tables["portfolio_exposures"] = _exposures(portfolios, stage, active)
@@ -81,6 +85,18 @@ def _with_budgets(stress: pl.DataFrame, budgets: pl.DataFrame) -> pl.DataFrame:
         pl.when(has).then(pl.lit("absolute")).alias("budget_kind"),
         pl.when(has).then(-pl.col("pnl_frac")).alias("measured_loss"),
         (has & (-pl.col("pnl_frac") > pl.col("budget") + FEASIBILITY)).fill_null(False).alias("breach"),
+    )
+
+
+def _with_models(stress: pl.DataFrame, by_model: pl.DataFrame) -> pl.DataFrame:
+    """Smallest and largest P&L over the models, and whether they differ on a breach; null without second models."""
+    ranges = by_model.group_by("portfolio_id", "scenario_id").agg(
+        pl.col("pnl_frac").min().alias("model_low"), pl.col("pnl_frac").max().alias("model_high")
+    )
+    allowed = pl.col("budget") + FEASIBILITY
+    some, every = -pl.col("model_low") > allowed, -pl.col("model_high") > allowed
+    return stress.join(ranges, on=["portfolio_id", "scenario_id"], how="left", validate="1:1").with_columns(
+        (some & ~every).alias("models_disagree")
     )
 
 

@@ -23,11 +23,13 @@ from engine.rebalance.certificate import Evidence, certify, gather_evidence, pro
 from engine.rebalance.problem import Problem, Terms, state_problem
 from engine.rebalance.solve import Answer, Programs, solve_problem
 from engine.risk.portfolios import Portfolios, weigh_benchmarks
+from engine.stress.disagreement import ModelMoves
 from engine.stress.outcome import Outcome
 from engine.stress.plausibility import summarise_scenarios
 
 STAGED: Final = (
     "stress",
+    "stress_models",
     "stress_tiers",
     "stress_factors",
     "stress_positions",
@@ -50,6 +52,7 @@ class Task:
         securities: Table ``securities``.
         benchmarks: Table ``benchmarks`` as read.
         outcomes: Every scenario that is reported or budgeted, on the portfolios' model.
+        moves: The same scenarios under the second models; None where there are none.
         band: Probability that a loss band holds.
         notices: What was noticed in the inputs so far.
     """
@@ -59,6 +62,7 @@ class Task:
     securities: pl.DataFrame
     benchmarks: pl.DataFrame
     outcomes: tuple[Outcome, ...]
+    moves: ModelMoves | None
     band: float
     notices: tuple[Notice, ...]
 
@@ -99,7 +103,7 @@ def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.Da
     targets, cash = targets_and_cash(books, results)
     after = portfolios.moved(targets, cash)
     stages = {"before": portfolios, "after": after}
-    yardstick = Yardstick(task.curve, task.mandates, benchmarks, task.band)
+    yardstick = Yardstick(task.curve, task.mandates, benchmarks, task.band, task.moves)
     measured = {stage: assess(stages[stage], list(task.outcomes), yardstick, stage=stage) for stage in stages}
     tables = {name: pl.concat([measured[stage][name] for stage in stages]).sort(CONTRACTS[name].key) for name in STAGED}
     trades = trade_table(books, results, task.securities)

@@ -9,13 +9,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-WIDE: Final = 118
+WIDE: Final = 150
 """From this many columns on, the parts by tier stand beside the loss instead of below it."""
+
+FULL: Final = 96
+"""From this many columns on, the loss table also shows NAV, and ranges are written out."""
 
 ROOMY: Final = 90
 """From this many columns on, the rebalance table also shows volatility."""
 
-PIPE_WIDTH: Final = 132
+PIPE_WIDTH: Final = 152
 """Width when stdout is no terminal."""
 
 
@@ -48,20 +51,22 @@ def money(value: float | None) -> str:
 
 
 def show_stress(screen: Console, tables: Mapping[str, pl.DataFrame], tiers: Sequence[str]) -> None:
-    """One block a scenario: its plausibility, then every book and parent with loss, band and budget."""
+    """One block a scenario: its plausibility, then every book and parent with loss, band, models and budget."""
     for scenario in tables["scenario_summary"].sort("scenario_id").iter_rows(named=True):
         one = tables["stress"].filter(pl.col("scenario_id") == scenario["scenario_id"])
         parts = tables["stress_tiers"].filter(pl.col("scenario_id") == scenario["scenario_id"])
         _scenario_head(screen, scenario)
         rows = _ordered(one, tables["portfolio_summary"])
         wide = screen.width >= WIDE
-        screen.print(_loss_table(rows, parts, tiers if wide else ()))
+        screen.print(_loss_table(rows, parts, tiers if wide else (), full=screen.width >= FULL))
         if not wide:
             screen.print(_part_table(rows, parts, tiers))
         breaches = one.filter("breach").height
         budgeted = one["budget"].is_not_null().sum()
         verdict = f"{breaches} of {budgeted} budgets breached" if budgeted else "no book has a budget here"
         screen.print(Text(verdict, style="bold red" if breaches else "bold green"))
+        if split := one.filter("models_disagree").height:
+            screen.print(Text(f"? the models disagree on {split} of {budgeted} budgets", style="bold yellow"))
         screen.print()
 
 
@@ -124,10 +129,12 @@ def _ordered(stress: pl.DataFrame, summary: pl.DataFrame) -> list[dict[str, Any]
     return frame.sort("parent", "pnl_frac", "portfolio_id").to_dicts()
 
 
-def _loss_table(rows: list[dict[str, Any]], parts: pl.DataFrame, tiers: Sequence[str]) -> Table:
+def _loss_table(rows: list[dict[str, Any]], parts: pl.DataFrame, tiers: Sequence[str], *, full: bool) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("book", overflow="ellipsis", no_wrap=True, max_width=22)
-    for heading in ("NAV", "P&L %", "P&L", "band %", "budget", ""):
+    compared = any(row["model_low"] is not None for row in rows)
+    models = ["models %"] if compared else []
+    for heading in (*(["NAV"] if full else []), "P&L %", "P&L", "band %", *models, "budget", ""):
         table.add_column(heading, justify="right", no_wrap=True)
     for tier in tiers:
         table.add_column(tier, justify="right", no_wrap=True)
@@ -139,18 +146,30 @@ def _loss_table(rows: list[dict[str, Any]], parts: pl.DataFrame, tiers: Sequence
             table.add_row()
             seen_parent = True
         budget = "" if row["budget"] is None else f"{100.0 * row['budget']:.4g}"
-        breach = Text("BREACH", style="bold red") if row["breach"] else Text("ok" if row["budget"] else "")
         table.add_row(
             escape(row["name"]),
-            money(row["nav_base"]),
+            *([money(row["nav_base"])] if full else []),
             percent(row["pnl_frac"]),
             money(row["pnl_base"]),
-            f"{percent(row['band_low'])} to {percent(row['band_high'])}",
+            _range(row["band_low"], row["band_high"], full=full),
+            *([_range(row["model_low"], row["model_high"], full=full)] if compared else []),
             budget,
-            breach,
+            _verdict(row),
             *[percent(split.get((row["portfolio_id"], tier))) for tier in tiers],
         )
     return table
+
+
+def _range(low: float | None, high: float | None, *, full: bool) -> str:
+    return "" if low is None else f"{percent(low)}{' to ' if full else '/'}{percent(high)}"
+
+
+def _verdict(row: Mapping[str, Any]) -> Text:
+    """Whether the budget holds; with a question mark where other models say otherwise."""
+    doubt = "?" if row["models_disagree"] else " "
+    if row["breach"]:
+        return Text(f"BREACH{doubt}", style="bold red")
+    return Text(f"ok{doubt}" if row["budget"] else "", style="bold yellow" if row["models_disagree"] else "")
 
 
 def _part_table(rows: list[dict[str, Any]], parts: pl.DataFrame, tiers: Sequence[str]) -> Table:

@@ -2,6 +2,7 @@
 
 import dataframely as dy
 
+from engine.conventions import ALTERNATIVE_MODELS, BASE_MODEL
 from engine.tables.columns import (
     FRACTION,
     MONEY,
@@ -31,6 +32,17 @@ class Stress(dy.Schema):
     budget_kind = one_of_column(("absolute",), nullable=True)
     measured_loss = number_column(FRACTION, "> 0 is a loss", nullable=True)
     breach = dy.Bool(nullable=False)
+    model_low = number_column(FRACTION, "< 0 is a loss", nullable=True)
+    model_high = number_column(FRACTION, "< 0 is a loss", nullable=True)
+    models_disagree = dy.Bool(nullable=True)
+
+
+class StressModels(dy.Schema):
+    portfolio_id = id_column(key=True)
+    stage = one_of_column(STAGES, key=True)
+    scenario_id = id_column(key=True)
+    model = one_of_column((BASE_MODEL, *ALTERNATIVE_MODELS), key=True)
+    pnl_frac = number_column(FRACTION, "< 0 is a loss; null where the model cannot carry the scenario", nullable=True)
 
 
 class StressTiers(dy.Schema):

@@ -128,6 +128,7 @@ def written(
         "universe": "planted",
         "as_of": model.as_of.isoformat(),
         "factors": list(model.factors.labels),
+        "settings": market.settings.calibration.model_dump(),
         "tails": asdict(model.tails),
     }
     alternatives, _ = estimate_alternatives(calibration, universe)

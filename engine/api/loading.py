@@ -8,12 +8,13 @@ from pathlib import Path
 import polars as pl
 
 from engine.curve.tiers import Curve
-from engine.curve.universe import Universe, build_universe, read_settings
+from engine.curve.universe import CalibrationSettings, Universe, build_universe, read_settings
 from engine.documents import suggestion
 from engine.errors import ConfigurationError, InputFileError, ModelError, UsageError
 from engine.intake import check_columns
 from engine.mandates.mandate import Mandate, read_mandates
 from engine.risk.alternatives import read_alternatives
+from engine.risk.history import FactorHistory
 from engine.risk.model import RiskModel
 from engine.risk.tails import Tails
 from engine.scenarios.library import ScenarioLibrary, read_library
@@ -29,6 +30,7 @@ class LoadedUniverse:
         universe: Settings, securities, declared memberships.
         model: Risk model.
         alternatives: Second models by name, on the same axes; none where the folder has none.
+        history: Past of the model's factors.
         curve: Tiers and memberships of the model.
         library: Scenarios.
         mandates: By id.
@@ -42,6 +44,7 @@ class LoadedUniverse:
     universe: Universe
     model: RiskModel
     alternatives: Mapping[str, RiskModel]
+    history: FactorHistory
     curve: Curve
     library: ScenarioLibrary
     mandates: Mapping[str, Mandate]
@@ -127,6 +130,7 @@ def load_universe(
         universe=checked,
         model=model,
         alternatives=calibrated.alternatives,
+        history=calibrated.history,
         curve=curve,
         library=library,
         mandates=mandates,
@@ -144,6 +148,7 @@ class LoadedModel:
 
     Args:
         model: Risk model.
+        history: Past of the factors.
         alternatives: Second models by name.
         curve: Tiers and memberships.
         universe: Id of the universe it was calibrated for.
@@ -151,6 +156,7 @@ class LoadedModel:
     """
 
     model: RiskModel
+    history: FactorHistory
     alternatives: Mapping[str, RiskModel]
     curve: Curve
     universe: str
@@ -158,7 +164,7 @@ class LoadedModel:
 
 
 def load_model(root: Path) -> LoadedModel:
-    """The risk model, its alternatives and its curve from a folder that ``engine calibrate`` wrote.
+    """The risk model, its past, its alternatives and its curve from a folder that ``engine calibrate`` wrote.
 
     Raises:
         InputFileError, ContractError, AlignmentError, ModelError: as the file at fault needs.
@@ -168,18 +174,20 @@ def load_model(root: Path) -> LoadedModel:
         as_of = dt.date.fromisoformat(card["as_of"])
         factors = tuple(map(str, card["factors"]))
         tails = Tails(**{name: float(value) for name, value in card["tails"].items()})
+        settings = CalibrationSettings.model_validate(card["settings"], strict=False)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ModelError(
-            f"{root / 'model.json'}: as_of, factors or tails are missing; run engine calibrate again"
+            f"{root / 'model.json'}: as_of, factors, tails or settings are missing; run engine calibrate again"
         ) from None
     numbers = {name: tables[name] for name in ("exposures", "factor_covariance", "specific_risk", "factor_returns")}
     model = RiskModel.from_frames(numbers, as_of=as_of, factors=factors, tails=tails, source=str(root))
+    history = FactorHistory.from_frame(tables["factor_returns"], model.factors, settings)
     curve = Curve.from_frames(tables["tiers"], tables["memberships"], str(root))
     if absent := model.factors.missing(curve.tiers.labels):
         raise ModelError(f"{root}: tiers {', '.join(absent)} have no factor; run engine calibrate again")
     others: dict[str, pl.DataFrame] = {name: tables[name] for name in ALTERNATIVE_TABLES if name in tables}
     alternatives = read_alternatives(model, others, source=str(root))
-    return LoadedModel(model, alternatives, curve, str(card.get("universe")), sources)
+    return LoadedModel(model, history, alternatives, curve, str(card.get("universe")), sources)
 
 
 def scenario_vocabulary(model: RiskModel, curve: Curve) -> dict[str, tuple[str, ...]]:

@@ -26,6 +26,7 @@ from engine.risk.attribution import (
     attribute_risk,
     attribute_tiers,
     count_exceptions,
+    loss_probabilities,
     measure_tails,
     risk_tables,
 )
@@ -245,3 +246,15 @@ def test_a_rebalance_shows_risk_before_and_after_and_active_risk_as_the_tracking
     np.testing.assert_allclose(
         joined["active_contribution"].to_numpy(), joined["tracking_error"].to_numpy(), rtol=0.0, atol=1e-12
     )
+
+
+def test_the_odds_of_the_var_are_one_in_a_hundred_and_fall_with_the_loss() -> None:
+    tails = Tails(5.0, 0.9, 0.2, 1.1)
+    factor, specific = np.array([0.04, 0.01, 0.0]), np.array([0.01, 0.02, 0.0])
+    var = measure_tails(factor, specific, tails).var_99
+    odds = loss_probabilities(var, factor / 252, specific / 252, tails)
+    np.testing.assert_allclose(odds[:2], 0.01, rtol=1e-12)
+    assert np.isnan(odds[2])
+    losses = np.linspace(-0.1, 0.1, 21)
+    many = loss_probabilities(losses, np.full(21, 1e-4), np.full(21, 1e-4), tails)
+    assert (np.diff(many) < 0.0).all() and many[10] == 0.5 and (many[:10] > 0.5).all()

@@ -9,7 +9,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from market import EVENT_MOVES, FACTORS, LINES, TIERS, YOUNG, Market, core_names
+import scipy.stats
+from market import (
+    EVENT_MOVES,
+    FACTORS,
+    LINES,
+    TIERS,
+    YOUNG,
+    Market,
+    core_names,
+    make_holdings,
+    make_portfolios,
+)
 
 import engine
 from engine.api.loading import LoadedUniverse, load_universe
@@ -328,3 +339,30 @@ def _tight(limits: Any) -> Any:
 
 def test_the_factors_of_the_model_are_those_of_the_market(calibration: Calibration) -> None:
     assert calibration.model.factors.labels == FACTORS
+
+
+def test_the_odds_of_a_loss_are_the_t_s_from_the_printed_volatility(loaded: LoadedUniverse) -> None:
+    month = "id: month\ntitle: T\nversion: 1.0.0\nkind: shock\nhorizon_days: 21\nnarrative: n\nauthor: a\n"
+    month += "propagation: none\nviews:\n  - {factor: market, value: -0.05, source: x}\n"
+    tables = stress_portfolios(loaded, ["planted_day"], texts={"month.yaml": month}).tables
+    rows = (
+        tables["stress"]
+        .join(tables["portfolio_summary"], on="portfolio_id")
+        .join(tables["scenario_summary"], on="scenario_id")
+    )
+    assert rows.height == 8
+    tails = loaded.model.tails
+    for row in rows.iter_rows(named=True):
+        total, specific = row["volatility"] ** 2, row["specific_share"] * row["volatility"] ** 2
+        variance = tails.factor_multiplier**2 * (total - specific) + tails.specific_multiplier**2 * specific
+        narrower = scipy.stats.norm.ppf(0.9) / scipy.stats.t.ppf(0.9, tails.degrees)
+        scale = np.sqrt(variance * row["horizon_days"] / 252) * narrower
+        expected = scipy.stats.t.sf(-row["pnl_frac"] / scale, tails.degrees)
+        assert row["loss_probability"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_book_without_risk_has_no_odds(loaded: LoadedUniverse, market: Market) -> None:
+    holdings = make_holdings(market, {"idle": {}, "growth": {"CHIPS-0": 0.5}})
+    changed = replace(loaded, holdings=holdings, portfolios=make_portfolios({"idle": None, "growth": None}, "careful"))
+    odds = dict(stress_portfolios(changed).tables["stress"].select("portfolio_id", "loss_probability").iter_rows())
+    assert odds["idle"] is None and 0.0 < odds["growth"] < 0.5

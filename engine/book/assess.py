@@ -16,6 +16,7 @@ from engine.risk.portfolios import Portfolios
 from engine.stress.disagreement import ModelMoves, measure_models
 from engine.stress.losses import measure_losses
 from engine.stress.outcome import Outcome
+from engine.stress.plausibility import with_loss_probabilities
 from engine.stress.trees import measure_trees
 
 
@@ -50,7 +51,7 @@ def assess(
         stage: ``before`` or ``after``.
 
     Returns:
-        ``portfolio_exposures``, ``stress`` with budget, measured loss and breach,
+        ``portfolio_exposures``, ``stress`` with budget, measured loss, breach, probability and
         its range over the models, ``stress_models``, ``stress_tiers``, ``stress_factors``,
         ``stress_positions``, ``stress_leaves``, ``stress_trees``, ``risk_factors``,
         ``risk_tiers``, ``risk_positions``, columns as in their contracts.
@@ -59,6 +60,7 @@ def assess(
     tables["stress_models"] = measure_models(portfolios, yardstick.moves, stage=stage)
     budgets = _budgets(portfolios, yardstick.mandates)
     tables["stress"] = _with_models(_with_budgets(tables["stress"], budgets), tables["stress_models"])
+    tables["stress"] = with_loss_probabilities(tables["stress"], portfolios, outcomes)
     tables |= measure_trees(portfolios, outcomes, budgets, stage=stage)
     active = active_weights(portfolios, yardstick.benchmarks)
     tables["portfolio_exposures"] = _exposures(portfolios, stage, active)

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 from scipy.sparse import coo_array, csr_array
-from scipy.special import bdtrc, gammaln, ndtri, stdtrit
+from scipy.special import bdtrc, gammaln, ndtri, stdtr, stdtrit
 
 from engine.conventions import MARKET, TRADING_DAYS
 from engine.curve.tiers import Curve
@@ -149,15 +149,49 @@ def measure_tails(
         MATH.md 3-4; McNeil, Frey and Embrechts (2015), 2.25. Oracle: draws of a t,
         tests/test_attribution.py.
     """
-    variance = tails.factor_multiplier**2 * factor_variance + tails.specific_multiplier**2 * specific_variance
-    central = 0.5 + FITTED_LEVEL / 2.0
     nu = tails.degrees
-    scale = np.sqrt(np.maximum(variance, 0.0) / TRADING_DAYS) * ndtri(central) / stdtrit(nu, central)
+    scale = _tail_scale(factor_variance / TRADING_DAYS, specific_variance / TRADING_DAYS, tails)
     q = stdtrit(nu, ES_LEVEL)
     density = np.exp(gammaln((nu + 1.0) / 2.0) - gammaln(nu / 2.0)) / np.sqrt(nu * np.pi)
     density *= (1.0 + q**2 / nu) ** (-(nu + 1.0) / 2.0)
     shortfall = density * (nu + q**2) / ((nu - 1.0) * (1.0 - ES_LEVEL))
     return TailRisk(var_99=scale * stdtrit(nu, VAR_LEVEL), es_975=scale * shortfall)
+
+
+def loss_probabilities(
+    losses: Float[np.ndarray, " n"],
+    factor_variance: Float[np.ndarray, " n"],
+    specific_variance: Float[np.ndarray, " n"],
+    tails: Tails,
+) -> Float[np.ndarray, " n"]:
+    """``P(loss >= l)`` by the t of ``measure_tails``, so that the one-day VaR 99 has exactly 0.01.
+
+    ``P = t_nu(-l / k)``, mean zero, one-sided: a half at no loss, more for a gain.
+
+    Args:
+        losses: ``l``, fraction of NAV, above zero is a loss.
+        factor_variance: ``b'F_h b`` over the horizon.
+        specific_variance: ``w'D_h w`` over the horizon.
+        tails: Degrees and multipliers.
+
+    Returns:
+        Probability; NaN where there is no risk.
+
+    References:
+        MATH.md 4. Oracle: ``scipy.stats.t.sf``, tests/test_stress.py.
+    """
+    scale = _tail_scale(factor_variance, specific_variance, tails)
+    steps = np.divide(-losses, scale, out=np.full_like(scale, np.nan), where=scale > 0.0)
+    return stdtr(tails.degrees, steps)
+
+
+def _tail_scale(
+    factor_variance: Float[np.ndarray, " n"], specific_variance: Float[np.ndarray, " n"], tails: Tails
+) -> Float[np.ndarray, " n"]:
+    """``k``: the t at this scale has the 80 % band of the fitted Gaussian."""
+    variance = tails.factor_multiplier**2 * factor_variance + tails.specific_multiplier**2 * specific_variance
+    central = 0.5 + FITTED_LEVEL / 2.0
+    return np.sqrt(np.maximum(variance, 0.0)) * ndtri(central) / stdtrit(tails.degrees, central)
 
 
 @dataclass(frozen=True, slots=True)

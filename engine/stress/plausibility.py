@@ -1,4 +1,4 @@
-"""How far from ordinary a scenario is: distance, tail probability, extrapolation."""
+"""How far from ordinary a scenario is: distance, tail probability, extrapolation, odds of a loss."""
 
 from dataclasses import dataclass
 
@@ -8,6 +8,8 @@ from jaxtyping import Float
 
 from engine.contracts import CONTRACTS
 from engine.conventions import TRADING_DAYS
+from engine.risk.attribution import loss_probabilities
+from engine.risk.portfolios import Portfolios
 from engine.scenarios.kinds import DriversBody, ShockBody
 from engine.stress.outcome import Outcome
 
@@ -89,3 +91,34 @@ def _extrapolation(
 ) -> float:
     seen = largest * np.sqrt(years * TRADING_DAYS)
     return float((np.abs(factors) / np.where(seen > 0.0, seen, np.inf)).max(initial=0.0))
+
+
+def with_loss_probabilities(stress: pl.DataFrame, portfolios: Portfolios, outcomes: list[Outcome]) -> pl.DataFrame:
+    """The table ``stress`` with ``loss_probability``: how often a book loses at least the stressed loss.
+
+    ``P(loss >= l)`` over the scenario's own horizon, whatever causes the loss: ``D^2`` has no
+    sign and knows no book. A gain is a loss below zero, so its probability is above a half.
+
+    Args:
+        stress: Columns ``portfolio_id``, ``scenario_id``, ``pnl_frac``; other columns stay.
+        portfolios: The books of those rows.
+        outcomes: The scenarios of those rows.
+
+    Returns:
+        The same rows in the same order; null for a book without risk.
+
+    References:
+        MATH.md 4. Oracle: ``scipy.stats.t.sf``, tests/test_stress.py.
+    """
+    at = portfolios.ids.positions(stress["portfolio_id"], "stress")
+    years = {outcome.scenario.id: outcome.scenario.body.horizon_days / TRADING_DAYS for outcome in outcomes}
+    horizon = stress["scenario_id"].replace_strict(years, return_dtype=pl.Float64).to_numpy()
+    b = portfolios.exposures
+    factor_variance = np.einsum("pk,kl,pl->p", b, portfolios.model.factor_covariance, b)
+    chances = loss_probabilities(
+        -stress["pnl_frac"].to_numpy(),
+        factor_variance[at] * horizon,
+        portfolios.specific_variances()[at] * horizon,
+        portfolios.model.tails,
+    )
+    return stress.with_columns(pl.Series("loss_probability", chances, nan_to_null=True))

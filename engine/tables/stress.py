@@ -35,6 +35,13 @@ class Stress(dy.Schema):
     model_low = number_column(FRACTION, "< 0 is a loss", nullable=True)
     model_high = number_column(FRACTION, "< 0 is a loss", nullable=True)
     models_disagree = dy.Bool(nullable=True)
+    loss_probability = number_column(
+        "probability that the book loses at least this over the horizon; null without risk",
+        "0..1",
+        nullable=True,
+        min=0.0,
+        max=1.0,
+    )
 
 
 class StressModels(dy.Schema):

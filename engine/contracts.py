@@ -90,6 +90,7 @@ CONTRACTS: Final = MappingProxyType(
             "reverse": reverse.Reverse,
             "reverse_factors": reverse.ReverseFactors,
             "reverse_positions": reverse.ReversePositions,
+            "scenario_factors": stress.ScenarioFactors,
             "backtest_days": scores.BacktestDays,
             "backtest_names": scores.BacktestNames,
             "validation_days": scores.ValidationDays,

@@ -26,10 +26,11 @@ import engine
 from engine.api.loading import LoadedUniverse, load_universe
 from engine.api.stressing import StressResult, stress_portfolios
 from engine.contracts import CONTRACTS
-from engine.curve.universe import Universe
+from engine.curve.universe import CalibrationSettings, StressSettings, Universe
 from engine.errors import CalibrationError, ConfigurationError
 from engine.intake import admit
 from engine.risk.calibration import Calibration
+from engine.risk.history import FactorHistory
 from engine.scenarios.kinds import ShockBody
 from engine.scenarios.scenario import Scenario
 from engine.scenarios.views import View
@@ -178,7 +179,9 @@ def test_extrapolation_is_the_largest_move_over_the_largest_seen(calibration: Ca
     assert weigh_plausibility(Outcome.of(moved)).extrapolation == pytest.approx(2.0)
     week = shock(calibration, [{"factor": "market", "value": -2.0 * seen[0]}], horizon_days=4)
     assert weigh_plausibility(Outcome.of(week)).extrapolation == pytest.approx(1.0)
-    summary = summarise_scenarios([Outcome.of(moved)])
+    settings = CalibrationSettings()
+    history = FactorHistory.from_frame(calibration.factors.frame, calibration.factors.factors, settings)
+    summary = summarise_scenarios([Outcome.of(moved)], history, StressSettings())["scenario_summary"]
     assert admit(summary, "scenario_summary", "test").frame["extrapolation"][0] == pytest.approx(2.0)
 
 

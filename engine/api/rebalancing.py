@@ -58,7 +58,8 @@ def rebalance_portfolios(
         benchmarks=loaded.benchmarks,
         outcomes=ready.outcomes,
         moves=ready.moves,
-        band=loaded.universe.settings.stress.band,
+        settings=loaded.universe.settings.stress,
+        history=loaded.history,
         notices=ready.notices,
     )
     tables, notices = rebalance_chunk(ready.portfolios, task)

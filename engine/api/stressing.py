@@ -69,7 +69,7 @@ def stress_portfolios(
 
     Returns:
         ``portfolio_summary``, ``portfolio_exposures``, ``stress``, its cuts and models, ``shocks``,
-        ``scenario_summary``, ``exceptions``.
+        ``scenario_summary``, ``scenario_factors``, ``exceptions``.
 
     Raises:
         UsageError: a scenario that the library does not have.
@@ -86,7 +86,7 @@ def stress_portfolios(
     tables = assess(portfolios, outcomes, yardstick, stage="before")
     tables["portfolio_summary"] = summarise(portfolios, loaded.curve, stage="before", status={}, benchmarks=benchmarks)
     tables["shocks"] = pl.concat([outcome.frame for outcome in outcomes]).sort("scenario_id", "security_id")
-    tables["scenario_summary"] = summarise_scenarios(outcomes)
+    tables |= summarise_scenarios(outcomes, loaded.history, loaded.universe.settings.stress)
     tables["exceptions"] = notices_frame(notices)
     return StressResult(portfolios.as_of, tables, ready.refused, notices)
 

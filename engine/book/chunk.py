@@ -17,11 +17,13 @@ from engine.book.answers import (
 from engine.book.assess import Yardstick, assess, summarise
 from engine.contracts import CONTRACTS, empty
 from engine.curve.tiers import Curve
+from engine.curve.universe import StressSettings
 from engine.intake import Notice, notices_frame
 from engine.mandates.mandate import Mandate
 from engine.rebalance.certificate import Evidence, certify, gather_evidence, prove_infeasible
 from engine.rebalance.problem import Problem, Terms, state_problem
 from engine.rebalance.solve import Answer, Programs, solve_problem
+from engine.risk.history import FactorHistory
 from engine.risk.portfolios import Portfolios, weigh_benchmarks
 from engine.stress.disagreement import ModelMoves
 from engine.stress.outcome import Outcome
@@ -53,7 +55,8 @@ class Task:
         benchmarks: Table ``benchmarks`` as read.
         outcomes: Every scenario that is reported or budgeted, on the portfolios' model.
         moves: The same scenarios under the second models; None where there are none.
-        band: Probability that a loss band holds.
+        settings: Probability that a loss band holds, and the guard-rails.
+        history: Past of the factors.
         notices: What was noticed in the inputs so far.
     """
 
@@ -63,7 +66,8 @@ class Task:
     benchmarks: pl.DataFrame
     outcomes: tuple[Outcome, ...]
     moves: ModelMoves | None
-    band: float
+    settings: StressSettings
+    history: FactorHistory
     notices: tuple[Notice, ...]
 
 
@@ -103,7 +107,7 @@ def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.Da
     targets, cash = targets_and_cash(books, results)
     after = portfolios.moved(targets, cash)
     stages = {"before": portfolios, "after": after}
-    yardstick = Yardstick(task.curve, task.mandates, benchmarks, task.band, task.moves)
+    yardstick = Yardstick(task.curve, task.mandates, benchmarks, task.settings.band, task.moves)
     measured = {stage: assess(stages[stage], list(task.outcomes), yardstick, stage=stage) for stage in stages}
     tables = {name: pl.concat([measured[stage][name] for stage in stages]).sort(CONTRACTS[name].key) for name in STAGED}
     trades = trade_table(books, results, task.securities)
@@ -125,7 +129,7 @@ def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.Da
         ]
     ).sort(CONTRACTS["portfolio_summary"].key)
     tables["shocks"] = pl.concat([outcome.frame for outcome in task.outcomes]).sort("scenario_id", "security_id")
-    tables["scenario_summary"] = summarise_scenarios(list(task.outcomes))
+    tables |= summarise_scenarios(list(task.outcomes), task.history, task.settings)
     notices += _why_not(results)
     tables["exceptions"] = notices_frame(notices)
     return tables, tuple(notices)

@@ -68,8 +68,18 @@ def command(
 
 
 def _document(loaded: LoadedUniverse, result: StressResult, *, detail: bool) -> dict[str, object]:
-    names = ["portfolio_summary", "scenario_summary", "stress", "stress_models", "stress_tiers"]
-    names += ["stress_factors", "exceptions"]
+    names = [
+        "portfolio_summary",
+        "scenario_summary",
+        "scenario_factors",
+        "stress",
+        "stress_models",
+        "stress_leaves",
+        "stress_trees",
+        "stress_tiers",
+        "stress_factors",
+        "exceptions",
+    ]
     names += ["stress_positions"] if detail else []
     return {
         "universe": loaded.universe.settings.id,

@@ -56,10 +56,13 @@ class CalibrationSettings(Strict):
 
 
 class StressSettings(Strict):
-    """What ``engine stress`` does when it is not told."""
+    """What ``engine stress`` does when it is not told, and from where on it doubts a scenario."""
 
     scenario: str = "deepseek"
     band: float = Field(default=0.80, gt=0.0, lt=1.0)
+    max_extrapolation: float = Field(default=4.0, gt=0.0)
+    min_propagation_r2: float = Field(default=0.05, ge=0.0, le=1.0)
+    max_condition: float = Field(default=1e4, ge=1.0)
 
 
 class UniverseSettings(Strict):

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from engine.conventions import TRADING_DAYS
+
 WIDE: Final = 150
 """From this many columns on, the parts by tier stand beside the loss instead of below it."""
 
@@ -113,12 +115,41 @@ def show_calibration(screen: Console, card: Mapping[str, Any], volatility: Mappi
 
 def _scenario_head(screen: Console, scenario: Mapping[str, Any]) -> None:
     screen.print(f"[bold]{escape(scenario['scenario_id'])}[/bold]  {escape(scenario['title'])}")
-    days = scenario["horizon_days"]
+    if scenario["guard_rails"] is not None:
+        screen.print(Text(f"outside guard-rails: {scenario['guard_rails']}", style="bold red"))
+    days, explained = scenario["horizon_days"], scenario["propagation_r2"]
     screen.print(
         f"{days} trading day{'s' if days > 1 else ''}, propagation {scenario['propagation']}; "
-        f"distance {scenario['distance']:.1f}, t tail {scenario['tail_probability']:.1e}, "
-        f"largest factor move {scenario['extrapolation']:.1f}x the largest seen"
+        f"distance {scenario['distance']:.1f}, t tail {scenario['tail_probability']:.1e}"
     )
+    screen.print(
+        f"moves up to {scenario['extrapolation']:.1f}x the largest seen, "
+        + ("" if explained is None else f"views explain {100.0 * explained:.0f} % of variance, ")
+        + f"condition {scenario['condition']:.2g}"
+    )
+    if scenario["empirical_exceeded"] is not None:
+        screen.print(_frequency(scenario))
+    if scenario["nearest_dates"] is not None:
+        dates, cosines = (", ".join(scenario[f"nearest_{name}"].split()) for name in ("dates", "cosines"))
+        screen.print(f"nearest {dates} (cosine {cosines})")
+
+
+def _frequency(scenario: Mapping[str, Any]) -> str:
+    """How often the past was as far, in trading days below a year."""
+    horizon, count, years = scenario["horizon_days"], scenario["empirical_days"], scenario["empirical_years"]
+    low, high = scenario["empirical_low"], scenario["empirical_high"]
+    if years is None:
+        period = "day" if horizon == 1 else f"{horizon}-day period"
+        return f"once in > {count} {period}s (95 % bound {percent(horizon / TRADING_DAYS / low)} % a {period})"
+    scale, unit = (1.0, "years") if years >= 1.0 else (float(TRADING_DAYS), "trading days")
+    interval = f"{_three(scale * low)} or more" if high is None else f"{_three(scale * low)} to {_three(scale * high)}"
+    seen = f"{scenario['empirical_exceeded']} of {count} days as far"
+    return f"once in {_three(scale * years)} {unit} ({interval}): {seen}"
+
+
+def _three(value: float) -> str:
+    """Three digits, and no power of ten for a thousand."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
 
 
 def _ordered(stress: pl.DataFrame, summary: pl.DataFrame) -> list[dict[str, Any]]:

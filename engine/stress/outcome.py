@@ -1,7 +1,7 @@
 """What a scenario of any kind does: one shock, days one after the other, or leaves with probabilities."""
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -82,10 +82,12 @@ class Outcome:
     @property
     def factors(self) -> Float[np.ndarray, " n_factors"]:
         """Factor moves over the horizon: compounded along a path, the mean over a tree."""
-        if self.branches:
-            return np.sum([p * branch.factors for p, branch in self.branches], axis=0)
-        grown: Float[np.ndarray, " n_factors"] = np.prod([1.0 + layer.shock.factors for layer in self.layers], axis=0)
-        return grown - 1.0
+        return self._moves(lambda shock: shock.factors)
+
+    @property
+    def stated_factors(self) -> Float[np.ndarray, " n_factors"]:
+        """The factor moves that the views state by themselves, gathered the same way."""
+        return self._moves(lambda shock: shock.views.stated_factors)
 
     @property
     def frame(self) -> pl.DataFrame:
@@ -116,6 +118,14 @@ class Outcome:
             parts = [p * (b.open_variance(weights) + (weights @ b.total - mean) ** 2) for p, b in self.branches]
             return np.sum(parts, axis=0)
         return np.sum([_open_variance(layer.shock, scaled(weights, layer.open)) for layer in self.layers], axis=0)
+
+    def _moves(self, of: Callable[[Shock], Float[np.ndarray, " n_factors"]]) -> Float[np.ndarray, " n_factors"]:
+        if self.branches:
+            return np.sum([p * branch._moves(of) for p, branch in self.branches], axis=0)
+        moved = of(self.layers[0].shock)
+        for layer in self.layers[1:]:
+            moved = moved + (1.0 + moved) * of(layer.shock)
+        return moved
 
     def _sum(self, parts: list[Float[np.ndarray, " n_securities"]]) -> Float[np.ndarray, " n_securities"]:
         total: Float[np.ndarray, " n_securities"] = np.sum(parts, axis=0)

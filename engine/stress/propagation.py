@@ -10,7 +10,6 @@ from jaxtyping import Float
 from engine.curve.tiers import Curve
 from engine.errors import ConfigurationError
 from engine.risk.model import RiskModel
-from engine.scenarios.kinds import DriversBody, ShockBody
 from engine.scenarios.scenario import Scenario
 from engine.stress.resolve import Views, resolve_views
 
@@ -129,14 +128,11 @@ def propagate(scenario: Scenario, model: RiskModel, curve: Curve) -> Shock:
     gain = np.linalg.inv(m)
     gain = (gain + gain.T) / 2.0
     factors, specifics = views.stated_factors, views.stated_specifics
-    body = scenario.body
-    assert isinstance(body, ShockBody | DriversBody)  # noqa: S101  resolve_views has refused the other kinds
-    if body.propagation == "conditional":
-        keep = body.damping
-        factors = keep * factors + (1.0 - keep) * (factor_covariance @ a.T @ gain @ views.values)
-        specifics = keep * specifics + (1.0 - keep) * (specific_gain @ gain @ views.values)
+    if views.propagated > 0.0:
+        share = views.propagated
+        factors = (1.0 - share) * factors + share * (factor_covariance @ a.T @ gain @ views.values)
+        specifics = (1.0 - share) * specifics + share * (specific_gain @ gain @ views.values)
     left = factor_covariance - factor_covariance @ a.T @ gain @ a @ factor_covariance
-    pure = body.propagation == "conditional" and body.damping == 0.0
     stated_issuers = len({int(model.issuers[i]) for i in np.flatnonzero(specifics)})
     return Shock(
         scenario=scenario,
@@ -147,7 +143,7 @@ def propagate(scenario: Scenario, model: RiskModel, curve: Curve) -> Shock:
         open_factors=(left + left.T) / 2.0,
         gain=gain,
         distance_squared=_distance_squared(model, factors, specifics, views.years, scenario.id),
-        views_counted=len(views.values) if pure else len(model.factors) + stated_issuers,
+        views_counted=len(views.values) if views.propagated == 1.0 else len(model.factors) + stated_issuers,
         condition=condition,
     )
 

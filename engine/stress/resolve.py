@@ -30,6 +30,7 @@ class Views:
         stated_factors: ``f0``, ``(n_factors,)``: the factor moves the views state by themselves.
         stated_specifics: ``e0``, ``(n_securities,)``: the specific moves they state.
         years: Horizon in years, ``h / 252``.
+        propagated: Share of the way from the direct reading to the conditional mean, 0 to 1.
     """
 
     labels: tuple[str, ...]
@@ -39,6 +40,7 @@ class Views:
     stated_factors: Float[np.ndarray, " n_factors"]
     stated_specifics: Float[np.ndarray, " n_securities"]
     years: float
+    propagated: float
 
 
 def resolve_views(scenario: Scenario, model: RiskModel, curve: Curve) -> Views:
@@ -89,6 +91,7 @@ def resolve_views(scenario: Scenario, model: RiskModel, curve: Curve) -> Views:
         stated_factors=factors,
         stated_specifics=specifics,
         years=body.horizon_days / TRADING_DAYS,
+        propagated=0.0 if body.propagation == "none" else 1.0 - body.damping,
     )
 
 

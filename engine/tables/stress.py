@@ -112,6 +112,35 @@ class ScenarioSummary(dy.Schema):
     tail_probability = number_column("probability; null of a tree", "0..1", nullable=True, min=0.0, max=1.0)
     condition = number_column("condition number of the views' covariance", ">= 1")
     extrapolation = number_column("stated market-and-tier shock over the largest seen", ">= 0", nullable=True)
+    propagation_r2 = number_column(
+        "share of the factors' summed variance that the views explain", "0..1", nullable=True, min=0.0, max=1.0
+    )
+    empirical_exceeded = count_column("past days at least as far; null where no factor moves", nullable=True)
+    empirical_days = count_column("past days compared", nullable=True)
+    empirical_years = number_column("once in years; null without such a day", "> 0", nullable=True, min=0.0)
+    empirical_low = number_column(
+        "years, lower end of a 95 % interval; without such a day the 95 % bound", "> 0", nullable=True, min=0.0
+    )
+    empirical_high = number_column("years, upper end; null where it is open", "> 0", nullable=True, min=0.0)
+    nearest_dates = text_column(nullable=True)
+    nearest_cosines = text_column(nullable=True)
+    outside_guard_rails = dy.Bool(nullable=True)
+    guard_rails = text_column(nullable=True)
+
+
+class ScenarioFactors(dy.Schema):
+    scenario_id = id_column(key=True)
+    factor = id_column(key=True)
+    stated = number_column("factor return over the horizon")
+    move = number_column("factor return over the horizon")
+    propagation_r2 = number_column(
+        "share of the factor's variance that the views explain; null without variance",
+        "0..1",
+        nullable=True,
+        min=0.0,
+        max=1.0,
+    )
+    extrapolation = number_column("size of the move over the largest seen, horizon-scaled", ">= 0", min=0.0)
 
 
 class StressLeaves(dy.Schema):

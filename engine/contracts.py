@@ -52,12 +52,12 @@ class Contract:
         return list(self.schema.primary_key())
 
 
-VERSIONS: Final = MappingProxyType({"scenario_summary": 2})
-"""Tables that have changed by more than an added nullable column, and how often they stand now."""
+RAISED: Final = MappingProxyType({"scenario_summary": 2, "stress": 2})
+"""The version of every contract that has left its first: a summary knows trees, a stress active budgets."""
 
 CONTRACTS: Final = MappingProxyType(
     {
-        name: Contract(name, VERSIONS.get(name, 1), schema)
+        name: Contract(name, RAISED.get(name, 1), schema)
         for name, schema in {
             "prices": inputs.Prices,
             "securities": inputs.Securities,

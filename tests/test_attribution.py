@@ -14,8 +14,8 @@ from scipy.sparse import csr_array
 from engine.api.loading import LoadedUniverse
 from engine.api.rebalancing import rebalance_portfolios
 from engine.api.stressing import stress_portfolios
-from engine.book.assess import summarise, volatilities
-from engine.contracts import CONTRACTS
+from engine.book.assess import Yardstick, summarise, volatilities
+from engine.contracts import CONTRACTS, empty
 from engine.conventions import MARKET
 from engine.curve.universe import Universe
 from engine.errors import CalibrationError
@@ -34,6 +34,7 @@ from engine.risk.calibration import Calibration
 from engine.risk.model import RiskModel
 from engine.risk.portfolios import Portfolios, weigh_holdings
 from engine.risk.tails import Tails
+from engine.stress.liquidity import measure_depth
 
 TABLES = ("risk_factors", "risk_tiers", "risk_positions")
 
@@ -181,8 +182,12 @@ def test_a_book_of_cash_has_no_risk_and_no_nan(market: Market, universe: Univers
     tables = risk_tables(cash, calibration.curve, stage="before")
     assert tables["risk_factors"]["contribution"].to_list() == [0.0] * 5
     assert not tables["risk_positions"].height
-    row = summarise(cash, calibration.curve, stage="before", status={}).row(0, named=True)
-    assert row["var_99"] == row["es_975"] == row["volatility"] == 0.0
+    settings = universe.settings.stress
+    depth = measure_depth(cash.model, universe.securities, settings.liquidity.half_spread_bps)
+    yardstick = Yardstick(calibration.curve, {}, {}, settings.band, None, depth, settings)
+    row = summarise(cash, yardstick, stage="before", stress=empty("stress"), status={}).row(0, named=True)
+    assert row["var_99"] == row["es_975"] == row["volatility"] == row["days_to_liquidate"] == 0.0
+    assert row["sold_in_1_day"] == row["sold_in_5_days"] == 1.0
 
 
 @pytest.mark.parametrize("degrees", [4.0, 6.3, 30.0])

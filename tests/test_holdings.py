@@ -121,4 +121,4 @@ def test_a_scenario_past_its_date_or_beyond_total_loss_runs_with_a_warning(bundl
         "valid_until: 2024-12-31\npropagation: none\nviews:\n  - {factor: market, value: -0.9, source: judgement}\n"
     )
     codes_found = {notice.code for notice in stress_portfolios(bundled, texts={"old.yaml": text}).notices}
-    assert codes_found == {"scenario.expired", "scenario.below_total_loss"}
+    assert codes_found == {"scenario.expired", "scenario.below_total_loss", "securities.volume"}

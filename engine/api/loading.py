@@ -12,7 +12,7 @@ from engine.curve.universe import CalibrationSettings, Universe, build_universe,
 from engine.documents import suggestion
 from engine.errors import ConfigurationError, InputFileError, ModelError, UsageError
 from engine.intake import check_columns
-from engine.mandates.mandate import Mandate, read_mandates
+from engine.mandates.mandate import Mandate, check_horizons, read_mandates
 from engine.risk.alternatives import read_alternatives
 from engine.risk.history import FactorHistory
 from engine.risk.model import RiskModel
@@ -125,6 +125,7 @@ def load_universe(
             "security": tuple(sorted({*model.securities.labels, *checked.securities["security_id"].to_list()})),
         },
     )
+    check_horizons(mandates, _horizons(library, mandates))
     _refuse_unknown_mandates(folder.tables["portfolios"], mandates)
     return LoadedUniverse(
         universe=checked,
@@ -193,6 +194,14 @@ def load_model(root: Path) -> LoadedModel:
 def scenario_vocabulary(model: RiskModel, curve: Curve) -> dict[str, tuple[str, ...]]:
     """The names that scenarios may use, by kind."""
     return {"factor": model.factors.labels, "tier": curve.tiers.labels, "security": model.securities.labels}
+
+
+def _horizons(library: ScenarioLibrary, mandates: Mapping[str, Mandate]) -> dict[str, int]:
+    """Trading days of the scenarios for which a budget states a horizon; those that are wrong have none."""
+    budgets = [budget for mandate in mandates.values() for budget in mandate.limits.stress]
+    named = sorted({budget.scenario for budget in budgets if budget.horizon_days is not None})
+    picked = library.pick(named)[0] if named else []
+    return {scenario.id: scenario.body.horizon_days for scenario in picked}
 
 
 def _refuse_unknown_mandates(portfolios: pl.DataFrame, mandates: Mapping[str, Mandate]) -> None:

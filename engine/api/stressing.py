@@ -10,11 +10,14 @@ import polars as pl
 from engine.api.loading import LoadedUniverse
 from engine.api.weighing import weigh_books
 from engine.book.assess import Yardstick, assess, summarise
+from engine.book.budgets import unmeasured_budgets
 from engine.errors import ConfigurationError
 from engine.intake import Notice, notices_frame
+from engine.mandates.mandate import check_horizons
 from engine.risk.portfolios import Portfolios, weigh_benchmarks
 from engine.scenarios.scenario import Scenario
 from engine.stress.disagreement import ModelMoves, apply_models
+from engine.stress.liquidity import measure_depth, unknown_volumes
 from engine.stress.outcome import Outcome, unfold
 from engine.stress.plausibility import summarise_scenarios
 from engine.stress.replay import ObservedDay
@@ -27,10 +30,12 @@ class StressTerms:
     Args:
         observed: Days that replays may read, from ``observe_replays``.
         require_approved: Refuse scenarios without an approval that holds on the holdings' date.
+        previous: Risk tier by portfolio in the run before; a portfolio that it lacks has no hysteresis.
     """
 
     observed: Mapping[dt.date, ObservedDay] = field(default_factory=dict)
     require_approved: bool = False
+    previous: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,7 @@ def stress_portfolios(
         scenarios: Ids of the library; the universe's default when neither they nor texts are given.
         texts: Further scenarios, file name to YAML text.
         band: Probability of the loss band; the universe's when None.
-        terms: Days that replays may read, and whether approval is asked for.
+        terms: Days that replays may read, whether approval is asked for, the run before.
 
     Returns:
         ``portfolio_summary``, ``portfolio_exposures``, ``stress``, its cuts and models, ``shocks``,
@@ -81,12 +86,19 @@ def stress_portfolios(
     level = band if band is not None else loaded.universe.settings.stress.band
     benchmarks, unusable = weigh_benchmarks(loaded.benchmarks, portfolios)
     # A book is stressed without its benchmark all the same; only its active figures are missing.
-    notices = (*ready.notices, *(replace(notice, severity="warn") for notice in unusable))
-    yardstick = Yardstick(loaded.curve, loaded.mandates, benchmarks, level, ready.moves)
+    notices = (
+        *ready.notices,
+        *(replace(notice, severity="warn") for notice in unusable),
+        *unmeasured_budgets(portfolios, loaded.mandates, benchmarks),
+    )
+    settings = loaded.universe.settings.stress
+    depth = measure_depth(portfolios.model, loaded.universe.securities, settings.liquidity.half_spread_bps)
+    previous = terms.previous if terms is not None else {}
+    yardstick = Yardstick(loaded.curve, loaded.mandates, benchmarks, level, ready.moves, depth, settings, previous)
     tables = assess(portfolios, outcomes, yardstick, stage="before")
-    tables["portfolio_summary"] = summarise(portfolios, loaded.curve, stage="before", status={}, benchmarks=benchmarks)
+    tables["portfolio_summary"] = summarise(portfolios, yardstick, stage="before", stress=tables["stress"], status={})
     tables["shocks"] = pl.concat([outcome.frame for outcome in outcomes]).sort("scenario_id", "security_id")
-    tables |= summarise_scenarios(outcomes, loaded.history, loaded.universe.settings.stress)
+    tables |= summarise_scenarios(outcomes, loaded.history, settings)
     tables["exceptions"] = notices_frame(notices)
     return StressResult(portfolios.as_of, tables, ready.refused, notices)
 
@@ -117,11 +129,12 @@ def prepare(
 
     Raises:
         UsageError: a scenario that the library does not have.
-        ConfigurationError: no scenario can run.
+        ConfigurationError: no scenario can run, or a budget is for another horizon than its scenario.
         DataError: no book can be measured.
     """
     terms = terms or StressTerms()
     chosen, refused = pick_scenarios(loaded, scenarios, texts)
+    check_horizons(loaded.mandates, {scenario.id: scenario.body.horizon_days for scenario in chosen})
     portfolios, notices = weigh_books(loaded)
     if terms.require_approved:
         chosen, lacking = _unapproved(chosen, portfolios.as_of)
@@ -134,7 +147,10 @@ def prepare(
             refused += error.faults
     if not outcomes:
         raise ConfigurationError(refused)
-    doubts = [doubt for outcome in outcomes for doubt in _doubts(outcome, portfolios.as_of)]
+    doubts = [
+        *(doubt for outcome in outcomes for doubt in _doubts(outcome, portfolios.as_of)),
+        *unknown_volumes(portfolios, loaded.universe.securities),
+    ]
     moves = None
     if loaded.alternatives:
         moves = apply_models(outcomes, loaded.alternatives, loaded.curve, terms.observed)

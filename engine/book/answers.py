@@ -193,6 +193,10 @@ def _uses(problem: Problem, answer: Answer) -> list[_Use]:
     ]
     for name, row, bound in zip(problem.row_ids, problem.rows, problem.bounds, strict=True):
         kind, before, after = name.split(":")[0], float(row @ x0), float(row @ x)
+        if name.endswith(":active"):
+            own = float(row @ problem.benchmark)
+            uses.append(_Use(name, kind, 1, float(bound) - own, before - own, after - own))
+            continue
         if name == "cash:max":
             uses.append(_Use(name, kind, 1, 1.0 + float(bound), 1.0 + before, 1.0 + after))
         elif name.endswith(":min"):

@@ -1,19 +1,23 @@
 """Books against their mandates: summary, exposures, losses, budgets and breaches."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
 
+from engine.book.budgets import with_budgets
+from engine.book.risk_tier import grade_portfolios
 from engine.contracts import CONTRACTS
 from engine.conventions import FEASIBILITY
 from engine.curve.position import book_positions
 from engine.curve.tiers import Curve
+from engine.curve.universe import LiquiditySettings, StressSettings
 from engine.mandates.mandate import Mandate
 from engine.risk.attribution import measure_tails, risk_tables
 from engine.risk.portfolios import Portfolios
 from engine.stress.disagreement import ModelMoves, measure_models
+from engine.stress.liquidity import Depth, exit_costs, exit_times
 from engine.stress.losses import measure_losses
 from engine.stress.outcome import Outcome
 from engine.stress.plausibility import with_loss_probabilities
@@ -30,6 +34,9 @@ class Yardstick:
         benchmarks: Weights by benchmark and security, for active exposures.
         band: Probability that a loss band holds.
         moves: The scenarios under the second models; None where there are none.
+        depth: How deep the market of each name is, on the portfolios' model.
+        settings: The universe's, for what leaving costs and the default loss scale.
+        previous: Risk tier by portfolio in the run before, where there was one.
     """
 
     curve: Curve
@@ -37,6 +44,9 @@ class Yardstick:
     benchmarks: Mapping[str, Mapping[str, float]]
     band: float
     moves: ModelMoves | None
+    depth: Depth
+    settings: StressSettings
+    previous: Mapping[str, str] = field(default_factory=dict)
 
 
 def assess(
@@ -47,21 +57,22 @@ def assess(
     Args:
         portfolios: Weights of books and parents.
         outcomes: One a scenario, on the portfolios' model.
-        yardstick: Curve, mandates, benchmarks, band.
+        yardstick: What they are measured against.
         stage: ``before`` or ``after``.
 
     Returns:
-        ``portfolio_exposures``, ``stress`` with budget, measured loss, breach, probability and
-        its range over the models, ``stress_models``, ``stress_tiers``, ``stress_factors``,
-        ``stress_positions``, ``stress_leaves``, ``stress_trees``, ``risk_factors``,
-        ``risk_tiers``, ``risk_positions``, columns as in their contracts.
+        ``portfolio_exposures``, ``stress`` with liquidity, budget, measured loss, breach,
+        probability and its range over the models, ``stress_models``, ``stress_tiers``,
+        ``stress_factors``, ``stress_positions``, ``stress_leaves``, ``stress_trees``,
+        ``risk_factors``, ``risk_tiers``, ``risk_positions``, columns as in their contracts.
     """
     tables = measure_losses(portfolios, outcomes, yardstick.curve, stage=stage, band=yardstick.band)
+    stress = _with_liquidity(tables["stress"], portfolios, outcomes, yardstick)
+    stress = with_budgets(stress, portfolios, outcomes, yardstick.mandates, yardstick.benchmarks)
     tables["stress_models"] = measure_models(portfolios, yardstick.moves, stage=stage)
-    budgets = _budgets(portfolios, yardstick.mandates)
-    tables["stress"] = _with_models(_with_budgets(tables["stress"], budgets), tables["stress_models"])
-    tables["stress"] = with_loss_probabilities(tables["stress"], portfolios, outcomes)
-    tables |= measure_trees(portfolios, outcomes, budgets, stage=stage)
+    stress = _with_models(stress, tables["stress_models"])
+    tables["stress"] = with_loss_probabilities(stress, portfolios, outcomes)
+    tables |= measure_trees(portfolios, outcomes, _absolute_budgets(stress), stage=stage)
     active = active_weights(portfolios, yardstick.benchmarks)
     tables["portfolio_exposures"] = _exposures(portfolios, stage, active)
     tables |= risk_tables(portfolios, yardstick.curve, stage=stage, active=active)
@@ -70,24 +81,36 @@ def assess(
     }
 
 
-def _budgets(portfolios: Portfolios, mandates: Mapping[str, Mandate]) -> pl.DataFrame:
-    rows = [
-        {"portfolio_id": book, "scenario_id": budget.scenario, "budget": budget.max_loss}
-        for book, mandate_id in portfolios.table.select("portfolio_id", "mandate_id").iter_rows()
-        if mandate_id in mandates
-        for budget in mandates[mandate_id].limits.stress
+def _with_liquidity(
+    stress: pl.DataFrame, portfolios: Portfolios, outcomes: list[Outcome], yardstick: Yardstick
+) -> pl.DataFrame:
+    """What leaving every book would cost under each scenario, beside what the scenario itself does."""
+    books = portfolios.ids.labels
+    frames = [
+        pl.DataFrame(
+            {
+                "portfolio_id": books,
+                "scenario_id": [outcome.scenario.id] * len(books),
+                "liquidity": 0.0 - exit_costs(portfolios, yardstick.depth, _exit_terms(outcome, yardstick)),
+            }
+        )
+        for outcome in outcomes
     ]
-    schema = {"portfolio_id": pl.String, "scenario_id": pl.String, "budget": pl.Float64}
-    return pl.DataFrame(rows, schema=schema)
+    return stress.join(pl.concat(frames), on=["portfolio_id", "scenario_id"], how="left", validate="1:1")
 
 
-def _with_budgets(stress: pl.DataFrame, budgets: pl.DataFrame) -> pl.DataFrame:
-    has = pl.col("budget").is_not_null()
-    return stress.join(budgets, on=["portfolio_id", "scenario_id"], how="left", validate="m:1").with_columns(
-        pl.when(has).then(pl.lit("absolute")).alias("budget_kind"),
-        pl.when(has).then(-pl.col("pnl_frac")).alias("measured_loss"),
-        (has & (-pl.col("pnl_frac") > pl.col("budget") + FEASIBILITY)).fill_null(False).alias("breach"),
-    )
+def _exit_terms(outcome: Outcome, yardstick: Yardstick) -> LiquiditySettings:
+    """The universe's terms of leaving, with what the scenario says of spreads and volumes."""
+    said = outcome.scenario.body.liquidity
+    if said is None:
+        return yardstick.settings.liquidity
+    changes = {"spread_multiple": said.spread, "volume_multiple": said.volume}
+    return yardstick.settings.liquidity.model_copy(update=changes)
+
+
+def _absolute_budgets(stress: pl.DataFrame) -> pl.DataFrame:
+    keys = ("portfolio_id", "scenario_id", "budget")
+    return stress.filter(pl.col("budget_kind") == "absolute").select(keys)
 
 
 def _with_models(stress: pl.DataFrame, by_model: pl.DataFrame) -> pl.DataFrame:
@@ -98,7 +121,8 @@ def _with_models(stress: pl.DataFrame, by_model: pl.DataFrame) -> pl.DataFrame:
     allowed = pl.col("budget") + FEASIBILITY
     some, every = -pl.col("model_low") > allowed, -pl.col("model_high") > allowed
     return stress.join(ranges, on=["portfolio_id", "scenario_id"], how="left", validate="1:1").with_columns(
-        (some & ~every).alias("models_disagree")
+        # The second models' range is that of the whole loss; it says nothing of a loss against the benchmark.
+        pl.when(pl.col("budget_kind") == "absolute").then(some & ~every).alias("models_disagree")
     )
 
 
@@ -160,29 +184,29 @@ def tracking_errors(portfolios: Portfolios, benchmarks: Mapping[str, Mapping[str
 
 def summarise(
     portfolios: Portfolios,
-    curve: Curve,
+    yardstick: Yardstick,
     *,
     stage: str,
+    stress: pl.DataFrame,
     status: Mapping[str, str],
-    benchmarks: Mapping[str, Mapping[str, float]] | None = None,
     trading: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """The table ``portfolio_summary`` at one stage, one row for every portfolio of the table.
 
     Args:
         portfolios: Weights of books and parents.
-        curve: Coordinates of the tiers, for the positions of the portfolios on the curve.
+        yardstick: Coordinates of the tiers, benchmarks for tracking errors, depth for the exit.
         stage: ``before`` or ``after``.
+        stress: Table ``stress`` of that stage, for the risk tiers.
         status: Status by portfolio; what is measured and not named is ``stress_only``.
-        benchmarks: Weights by benchmark and security, for tracking errors.
         trading: Columns ``portfolio_id``, ``turnover``, ``cost_base`` of what was traded.
     """
     volatility = volatilities(portfolios)
     specific = np.divide(
         portfolios.specific_variances(), volatility**2, out=np.zeros_like(volatility), where=volatility > 0.0
     )
-    tiers = portfolios.model.factors.positions(curve.tiers.labels, "tiers")
-    positions = book_positions(portfolios.exposures[:, tiers], curve.coordinates)
+    tiers = portfolios.model.factors.positions(yardstick.curve.tiers.labels, "tiers")
+    positions = book_positions(portfolios.exposures[:, tiers], yardstick.curve.coordinates)
     tail = measure_tails(
         np.maximum(volatility**2 - portfolios.specific_variances(), 0.0),
         portfolios.specific_variances(),
@@ -200,10 +224,25 @@ def summarise(
             "cash_weight": portfolios.cash,
         }
     )
+    measured = measured.join(
+        exit_times(portfolios, yardstick.depth, yardstick.settings.liquidity.participation), on="portfolio_id"
+    )
     frame = portfolios.table.join(measured, on="portfolio_id", how="left", validate="1:1").with_columns(
         pl.lit(stage).alias("stage"), pl.coalesce("nav", "nav_base").alias("nav_base")
     )
-    errors = tracking_errors(portfolios, benchmarks or {})
+    budgeted = [
+        book
+        for book, mandate in portfolios.table.select("portfolio_id", "mandate_id").iter_rows()
+        if mandate in yardstick.mandates and yardstick.mandates[mandate].limits.stress
+    ]
+    grades = grade_portfolios(
+        stress,
+        budgeted=budgeted,
+        default_loss_scale=yardstick.settings.default_loss_scale,
+        previous=yardstick.previous,
+    )
+    frame = frame.join(grades, on="portfolio_id", how="left", validate="1:1")
+    errors = tracking_errors(portfolios, yardstick.benchmarks)
     names = frame["portfolio_id"].to_list()
     frame = frame.with_columns(pl.Series("tracking_error", [errors.get(name) for name in names], dtype=pl.Float64))
     if trading is not None:

@@ -15,6 +15,7 @@ from engine.book.answers import (
     with_quantities,
 )
 from engine.book.assess import Yardstick, assess, summarise
+from engine.book.budgets import unmeasured_budgets
 from engine.contracts import CONTRACTS, empty
 from engine.curve.tiers import Curve
 from engine.curve.universe import StressSettings
@@ -26,6 +27,7 @@ from engine.rebalance.solve import Answer, Programs, solve_problem
 from engine.risk.history import FactorHistory
 from engine.risk.portfolios import Portfolios, weigh_benchmarks
 from engine.stress.disagreement import ModelMoves
+from engine.stress.liquidity import measure_depth
 from engine.stress.outcome import Outcome
 from engine.stress.plausibility import summarise_scenarios
 
@@ -55,7 +57,7 @@ class Task:
         benchmarks: Table ``benchmarks`` as read.
         outcomes: Every scenario that is reported or budgeted, on the portfolios' model.
         moves: The same scenarios under the second models; None where there are none.
-        settings: Probability that a loss band holds, and the guard-rails.
+        settings: The universe's: loss band, guard-rails, what leaving costs.
         history: Past of the factors.
         notices: What was noticed in the inputs so far.
     """
@@ -90,7 +92,7 @@ def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.Da
     books = portfolios.books()
     cases = _cases(books, task)
     priced = set(task.securities.filter(pl.col("price").is_not_null())["security_id"].to_list())
-    notices = [*task.notices, *faults]
+    notices = [*task.notices, *faults, *unmeasured_budgets(portfolios, task.mandates, benchmarks)]
     for case in cases:
         notices += _unfit(case, books, task, benchmarks, priced)
     aside = {notice.portfolio_id for notice in notices if notice.severity == "quarantine"}
@@ -107,7 +109,8 @@ def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.Da
     targets, cash = targets_and_cash(books, results)
     after = portfolios.moved(targets, cash)
     stages = {"before": portfolios, "after": after}
-    yardstick = Yardstick(task.curve, task.mandates, benchmarks, task.settings.band, task.moves)
+    depth = measure_depth(portfolios.model, task.securities, task.settings.liquidity.half_spread_bps)
+    yardstick = Yardstick(task.curve, task.mandates, benchmarks, task.settings.band, task.moves, depth, task.settings)
     measured = {stage: assess(stages[stage], list(task.outcomes), yardstick, stage=stage) for stage in stages}
     tables = {name: pl.concat([measured[stage][name] for stage in stages]).sort(CONTRACTS[name].key) for name in STAGED}
     trades = trade_table(books, results, task.securities)
@@ -117,13 +120,13 @@ def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.Da
     tables["certificates"] = certificate_table(results)
     tables["portfolio_summary"] = pl.concat(
         [
-            summarise(portfolios, task.curve, stage="before", status=status, benchmarks=benchmarks),
+            summarise(portfolios, yardstick, stage="before", stress=measured["before"]["stress"], status=status),
             summarise(
                 after,
-                task.curve,
+                yardstick,
                 stage="after",
+                stress=measured["after"]["stress"],
                 status=status,
-                benchmarks=benchmarks,
                 trading=trading_sums(trades, results),
             ),
         ]

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from engine.api.loading import LoadedUniverse, load_universe
-from engine.api.stressing import StressResult, stress_portfolios
+from engine.api.stressing import StressResult, StressTerms, stress_portfolios
 from engine.cli.options import (
     book_options,
     format_option,
@@ -17,7 +17,8 @@ from engine.cli.options import (
 )
 from engine.desk.terminal import console, show_detail, show_stress
 from engine.errors import EXIT_BREACH, EXIT_OK, EXIT_PARTIAL
-from engine.store.files import decode_text, read_source
+from engine.store.files import Source, decode_text, read_source
+from engine.store.past_runs import read_run_table
 
 
 @click.command()
@@ -25,6 +26,7 @@ from engine.store.files import decode_text, read_source
 @book_options
 @click.option("--detail", is_flag=True, help="Also the ten names that cost each book most.")
 @click.option("--out", type=click.Path(), help="Also write the tables below this folder.")
+@click.option("--previous", type=click.Path(), help="Folder of the run before; a risk tier improves only clearly.")
 @click.option("--fail-on-breach", is_flag=True, help="Exit 1 when a budget is breached or a book set aside.")
 @format_option("table", "json", "csv")
 @quiet_option
@@ -37,6 +39,7 @@ def command(
     as_of: dt.date | None,
     detail: bool,
     out: str | None,
+    previous: str | None,
     fail_on_breach: bool,
     form: str,
     quiet: bool,
@@ -48,10 +51,12 @@ def command(
     loaded = load_universe(universe, holdings=holdings, portfolios=portfolios, as_of=as_of).only(only)
     files = {name: Path(name) for name in scenarios if name.endswith((".yaml", ".yml"))}
     texts = {name: decode_text(read_source(path, name, may_be_empty=True)) for name, path in files.items()}
-    result = stress_portfolios(loaded, [name for name in scenarios if name not in files], texts=texts)
+    tiers, past = _previous(previous)
+    terms = StressTerms(previous=tiers)
+    result = stress_portfolios(loaded, [name for name in scenarios if name not in files], texts=texts, terms=terms)
     warn(result.notices, result.refused, quiet=quiet)
     if out is not None:
-        click.echo(f"written: {_write(Path(out), loaded, result, texts)}", err=True)
+        click.echo(f"written: {_write(Path(out), loaded, result, [*_scenario_files(texts), *past])}", err=True)
     if form == "json":
         print_json(_document(loaded, result, detail=detail))
     elif form == "csv":
@@ -89,10 +94,22 @@ def _document(loaded: LoadedUniverse, result: StressResult, *, detail: bool) -> 
     }
 
 
-def _write(out: Path, loaded: LoadedUniverse, result: StressResult, texts: dict[str, str]) -> Path:
+def _previous(folder: str | None) -> tuple[dict[str, str], list[Source]]:
+    """Risk tiers of the run before, after its trades where it traded, and the table they stand in."""
+    if folder is None:
+        return {}, []
+    summary, source = read_run_table(Path(folder), "portfolio_summary")
+    ordered = summary.drop_nulls("risk_tier").sort("portfolio_id", "stage", descending=[False, True])
+    return dict(ordered.select("portfolio_id", "risk_tier").iter_rows()), [source]
+
+
+def _scenario_files(texts: dict[str, str]) -> list[Source]:
+    return [read_source(Path(name), name) for name in texts]
+
+
+def _write(out: Path, loaded: LoadedUniverse, result: StressResult, extra: list[Source]) -> Path:
     from engine.store.runs import Run, write_adhoc  # pyarrow is only needed to write
 
-    extra = [read_source(Path(name), name) for name in texts]
     run = Run(
         as_of=result.as_of,
         command="stress",

@@ -55,6 +55,21 @@ class CalibrationSettings(Strict):
     stress_factor: str | None = None
 
 
+class LiquiditySettings(Strict):
+    """What leaving a position costs in a stressed market, and how fast one may leave (MATH 4).
+
+    ``spread_multiple`` widens every half-spread, ``volume_multiple`` scales the day's volume (at
+    most 1: heavy event volume must not cheapen the exit), ``impact`` is the number before the
+    square root, ``participation`` the share of a day's volume that one seller may be.
+    """
+
+    spread_multiple: float = Field(default=2.0, ge=1.0, le=100.0)
+    volume_multiple: float = Field(default=1.0, gt=0.0, le=1.0)
+    impact: float = Field(default=1.0, ge=0.0, le=10.0)
+    participation: float = Field(default=0.10, gt=0.0, le=1.0)
+    half_spread_bps: float = Field(default=10.0, ge=0.0, le=1000.0)
+
+
 class StressSettings(Strict):
     """What ``engine stress`` does when it is not told, and from where on it doubts a scenario."""
 
@@ -63,6 +78,8 @@ class StressSettings(Strict):
     max_extrapolation: float = Field(default=4.0, gt=0.0)
     min_propagation_r2: float = Field(default=0.05, ge=0.0, le=1.0)
     max_condition: float = Field(default=1e4, ge=1.0)
+    liquidity: LiquiditySettings = LiquiditySettings()
+    default_loss_scale: float = Field(default=0.10, gt=0.0, le=1.0)
 
 
 class UniverseSettings(Strict):

@@ -75,6 +75,7 @@ def show_stress(screen: Console, tables: Mapping[str, pl.DataFrame], tiers: Sequ
 def show_detail(screen: Console, tables: Mapping[str, pl.DataFrame]) -> None:
     """For every book and scenario the ten names that cost most."""
     summary = tables["portfolio_summary"]
+    _show_standing(screen, summary)
     names = dict(summary.select("portfolio_id", "name").iter_rows())
     books = tables["stress_positions"].filter(
         ~pl.col("portfolio_id").is_in(summary["parent_id"].drop_nulls().to_list())
@@ -96,6 +97,28 @@ def show_detail(screen: Console, tables: Mapping[str, pl.DataFrame]) -> None:
                 percent(line["pnl_frac"], 2),
             )
         screen.print(table)
+
+
+def _show_standing(screen: Console, summary: pl.DataFrame) -> None:
+    """How much of its budget each book uses, under which scenario, and how long leaving it would take."""
+    screen.print("[bold]Risk tier and exit[/bold]: use of the budget, days to leave, share sold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("book", "risk", "use %", "worst scenario", "days", "1 day %", "5 days %"):
+        left = heading in ("book", "worst scenario")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True, overflow="ellipsis")
+    for row in summary.filter(pl.col("sold_in_1_day").is_not_null()).iter_rows(named=True):
+        days = row["days_to_liquidate"]
+        table.add_row(
+            escape(row["name"]),
+            _tier(row["risk_tier"]),
+            percent(row["risk_utilisation"], 0),
+            escape(row["risk_scenario"] or ""),
+            "" if days is None else f"{days:.1f}",
+            percent(row["sold_in_1_day"], 0),
+            percent(row["sold_in_5_days"], 0),
+        )
+    screen.print(table)
+    screen.print()
 
 
 def show_calibration(screen: Console, card: Mapping[str, Any], volatility: Mapping[str, float], out: str) -> None:
@@ -155,7 +178,7 @@ def _three(value: float) -> str:
 def _ordered(stress: pl.DataFrame, summary: pl.DataFrame) -> list[dict[str, Any]]:
     """Books from the largest loss to the smallest, then the parents they add up to."""
     parents = summary["parent_id"].drop_nulls().to_list()
-    frame = stress.join(summary.select("portfolio_id", "name"), on="portfolio_id", how="left")
+    frame = stress.join(summary.select("portfolio_id", "name", "risk_tier"), on="portfolio_id", how="left")
     frame = frame.with_columns(pl.col("portfolio_id").is_in(parents).alias("parent"))
     return frame.sort("parent", "pnl_frac", "portfolio_id").to_dicts()
 
@@ -165,7 +188,7 @@ def _loss_table(rows: list[dict[str, Any]], parts: pl.DataFrame, tiers: Sequence
     table.add_column("book", overflow="ellipsis", no_wrap=True, max_width=22)
     compared = any(row["model_low"] is not None for row in rows)
     models = ["models %"] if compared else []
-    for heading in (*(["NAV"] if full else []), "P&L %", "P&L", "band %", *models, "budget", ""):
+    for heading in (*(["NAV"] if full else []), "P&L %", "P&L", "band %", *models, "budget", "risk"):
         table.add_column(heading, justify="right", no_wrap=True)
     for tier in tiers:
         table.add_column(tier, justify="right", no_wrap=True)
@@ -176,7 +199,7 @@ def _loss_table(rows: list[dict[str, Any]], parts: pl.DataFrame, tiers: Sequence
             table.add_section()
             table.add_row()
             seen_parent = True
-        budget = "" if row["budget"] is None else f"{100.0 * row['budget']:.4g}"
+
         table.add_row(
             escape(row["name"]),
             *([money(row["nav_base"])] if full else []),
@@ -184,8 +207,8 @@ def _loss_table(rows: list[dict[str, Any]], parts: pl.DataFrame, tiers: Sequence
             money(row["pnl_base"]),
             _range(row["band_low"], row["band_high"], full=full),
             *([_range(row["model_low"], row["model_high"], full=full)] if compared else []),
-            budget,
-            _verdict(row),
+            _budget(row["budget"], row["budget_kind"]),
+            Text(" ").join(part for part in (_verdict(row), _tier(row["risk_tier"])) if part.plain),
             *[percent(split.get((row["portfolio_id"], tier))) for tier in tiers],
         )
     return table
@@ -195,12 +218,29 @@ def _range(low: float | None, high: float | None, *, full: bool) -> str:
     return "" if low is None else f"{percent(low)}{' to ' if full else '/'}{percent(high)}"
 
 
+def _budget(budget: float | None, kind: str | None) -> str:
+    """0.05 reads 5; a budget of the loss against the benchmark reads 5 act."""
+    return "" if budget is None else f"{100.0 * budget:.4g}{' act' if kind == 'active' else ''}"
+
+
+TIER_STYLES: Final = {"A": "green", "B": "green", "C": "yellow", "D": "red", "E": "bold red"}
+"""A risk tier's colour, where there is a terminal."""
+
+
+def _tier(tier: str | None) -> Text:
+    return Text(tier or "", style=TIER_STYLES.get(tier or "", ""))
+
+
 def _verdict(row: Mapping[str, Any]) -> Text:
-    """Whether the budget holds; with a question mark where other models say otherwise."""
+    """Whether the budget holds; n/a where it could not be measured, a question mark where other models differ."""
     doubt = "?" if row["models_disagree"] else " "
     if row["breach"]:
         return Text(f"BREACH{doubt}", style="bold red")
-    return Text(f"ok{doubt}" if row["budget"] else "", style="bold yellow" if row["models_disagree"] else "")
+    if row["budget"] is None:
+        return Text("")
+    if row["measured_loss"] is None:
+        return Text("n/a ")
+    return Text(f"ok{doubt}", style="bold yellow" if row["models_disagree"] else "")
 
 
 def _part_table(rows: list[dict[str, Any]], parts: pl.DataFrame, tiers: Sequence[str]) -> Table:
@@ -220,14 +260,15 @@ def show_rebalance(screen: Console, tables: Mapping[str, pl.DataFrame], scenario
     after = summary.filter(pl.col("stage") == "after")
     loss = tables["stress"].filter(pl.col("scenario_id") == scenario)
     losses = {
-        (row[0], row[1]): row[2:] for row in loss.select("portfolio_id", "stage", "pnl_frac", "budget", "breach").rows()
+        (row[0], row[1]): row[2:]
+        for row in loss.select("portfolio_id", "stage", "pnl_frac", "budget", "breach", "budget_kind").rows()
     }
     gaps = {row["portfolio_id"]: row for row in tables["certificates"].iter_rows(named=True)}
     screen.print(f"[bold]rebalance[/bold]  P&L under {escape(scenario)} in % of NAV before and after, and what it cost")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("book", overflow="ellipsis", no_wrap=True, max_width=20)
     roomy = screen.width >= ROOMY
-    headings = ["status", "before", "after", "budget", "turn", "cost", "gap", *(["vol"] if roomy else [])]
+    headings = ["status", "before", "after", "budget", "turn", "cost", "gap", *(["vol", "risk"] if roomy else [])]
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "status" else "right", no_wrap=True)
     cured = 0
@@ -243,11 +284,11 @@ def show_rebalance(screen: Console, tables: Mapping[str, pl.DataFrame], scenario
             Text(row["status"], style="green" if row["status"] == "certified" else "bold red"),
             Text(percent(before[0], 2) if before else "", style="red" if before and before[2] else ""),
             Text(percent(now[0], 2) if now else "", style="red" if now and now[2] else ""),
-            "" if now is None or now[1] is None else f"{100.0 * now[1]:.4g}",
+            "" if now is None else _budget(now[1], now[3]),
             percent(row["turnover"]),
             money(row["cost_base"]),
             _gap(proof),
-            *([percent(row["volatility"])] if roomy else []),
+            *((percent(row["volatility"]), _tier(row["risk_tier"])) if roomy else ()),
         )
     screen.print(table)
     done = int((after["status"] == "certified").sum())

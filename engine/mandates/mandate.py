@@ -1,6 +1,7 @@
 """A mandate: the limits a portfolio must keep and what it prefers inside them."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -22,10 +23,21 @@ class Band(Strict):
 
 
 class StressBudget(Strict):
-    """The most a portfolio may lose under a scenario, as a fraction of NAV."""
+    """The most a portfolio may lose under a scenario, as a fraction of NAV.
+
+    ``absolute`` is the loss of the weights, ``active`` the loss of the weights less the
+    benchmark's. ``horizon_days`` is the horizon that the budget was set for.
+    """
 
     scenario: str
     max_loss: float = Field(gt=0.0, le=1.0)
+    kind: Literal["absolute", "active"] = "absolute"
+    horizon_days: int | None = Field(default=None, ge=1, le=252)
+
+    @property
+    def limit_id(self) -> str:
+        """Its name among the limits of a book."""
+        return f"stress:{self.scenario}" + (":active" if self.kind == "active" else "")
 
     @field_validator("scenario")
     @classmethod
@@ -134,3 +146,25 @@ def read_mandates(texts: Mapping[str, str], vocabulary: Mapping[str, tuple[str, 
     if faults:
         raise ConfigurationError(faults)
     return mandates
+
+
+def check_horizons(mandates: Mapping[str, Mandate], horizons: Mapping[str, int]) -> None:
+    """Refuse a budget that was set for another horizon than its scenario has.
+
+    Args:
+        mandates: By id.
+        horizons: Trading days by scenario; a scenario that is not named is not checked.
+
+    Raises:
+        ConfigurationError: every budget whose ``horizon_days`` is not its scenario's.
+    """
+    faults = [
+        f"mandate {mandate.id}: its budget on {budget.scenario} is for {budget.horizon_days} trading days, "
+        f"the scenario runs {horizons[budget.scenario]}; state the same horizon in both"
+        for mandate in mandates.values()
+        for budget in mandate.limits.stress
+        if budget.horizon_days is not None and budget.scenario in horizons
+        if budget.horizon_days != horizons[budget.scenario]
+    ]
+    if faults:
+        raise ConfigurationError(faults)

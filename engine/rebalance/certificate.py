@@ -59,7 +59,7 @@ class Claim:
     Args:
         weights: Weight after by name, without cash; a name that is absent is held at 0.
         duals: Multiplier by limit id: ``cash:min`` ``cash:max`` ``turnover``
-            ``tier:<t>:max|min`` ``stress:<s>``.
+            ``tier:<t>:max|min`` ``stress:<s>`` ``stress:<s>:active``.
     """
 
     weights: Mapping[str, float]
@@ -268,8 +268,13 @@ def _assemble(
         share = np.array([_share(evidence, name, tier) for name in names])
         rows += [(f"tier:{tier}:max", share, band.max), (f"tier:{tier}:min", -share, -band.min)]
     for budget in limits.stress:
-        shock = evidence.shocks[budget.scenario]
-        rows.append((f"stress:{budget.scenario}", -np.array([shock[name] for name in names]), budget.max_loss))
+        loss = -np.array([evidence.shocks[budget.scenario][name] for name in names])
+        bound = budget.max_loss
+        if budget.kind == "active":
+            if index is None:
+                raise ModelError(f"certificate: {budget.limit_id} is active, and the book has no benchmark")
+            bound += math.fsum(loss * np.array([index.get(name, 0.0) for name in names]))
+        rows.append((budget.limit_id, loss, bound))
     bands = [limits.weights.get(name) for name in names]
     return _Case(
         names=names,
@@ -353,7 +358,8 @@ def _lower_bound(
     kink = case.costs * ((1.0 / case.years if risk else 0.0) + y_b) + lam
     minima, reach = _one_dimensional_minima(case, s, kink, gamma * case.own)
     depth = 2 * len(w) + len(case.rows) + len(case.shared) + len(case.names) + 16
-    widest = np.maximum(np.maximum(np.abs(case.lower), np.abs(case.upper)), np.abs(case.start))
+    # The benchmark is in it because the bound of an active budget is a sum over the benchmark.
+    widest = np.max(np.abs([case.lower, case.upper, case.start, case.benchmark]), axis=0)
     allowance = 2.0 * depth * UNIT * (math.fsum(size * widest) + math.fsum(reach) + math.fsum(rough))
     return math.fsum(minima) + math.fsum(constants) - allowance - _indefinite(case, gamma, w)
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from engine.axes import Axis
 from engine.curve.tiers import Curve
-from engine.errors import AlignmentError
+from engine.errors import AlignmentError, ModelError
 from engine.mandates.mandate import Mandate
 from engine.risk.model import RiskModel
 
@@ -100,6 +100,7 @@ def state_problem(
 
     Raises:
         AlignmentError: the model does not know a name of the benchmark or the buy list.
+        ModelError: a budget is active and there is no benchmark.
     """
     model = terms.model
     limits = mandate.limits
@@ -113,12 +114,13 @@ def state_problem(
     upper = np.array([b.max if b else limits.max_weight for b in band.values()])
     costs = np.array([terms.half_spread_bps.get(name, mandate.costs.half_spread_bps) for name in names.labels]) / 1e4
     root, specific = _risk(model, at)
-    rows, ids, bounds = _rows(names, mandate, terms.curve, {s: shock[at] for s, shock in terms.shocks.items()})
+    index = None if benchmark is None else np.array([benchmark.get(name, 0.0) for name in names.labels])
+    rows, ids, bounds = _rows(names, mandate, terms.curve, {s: shock[at] for s, shock in terms.shocks.items()}, index)
     return Problem(
         portfolio_id=portfolio_id,
         names=names,
         start=start,
-        benchmark=start if benchmark is None else np.array([benchmark.get(name, 0.0) for name in names.labels]),
+        benchmark=start if index is None else index,
         lower=lower,
         upper=upper,
         costs=costs,
@@ -149,7 +151,11 @@ def _risk(
 
 
 def _rows(
-    names: Axis, mandate: Mandate, curve: Curve, shocks: Mapping[str, Float[np.ndarray, " n"]]
+    names: Axis,
+    mandate: Mandate,
+    curve: Curve,
+    shocks: Mapping[str, Float[np.ndarray, " n"]],
+    benchmark: Float[np.ndarray, " n"] | None,
 ) -> tuple[Float[np.ndarray, "n_rows n_names"], tuple[str, ...], Float[np.ndarray, " n_rows"]]:
     """Linear limits ``A x <= b`` in a fixed order, each with its id."""
     limits = mandate.limits
@@ -162,6 +168,10 @@ def _rows(
         if band.min > 0.0:
             rows, ids, bounds = [*rows, -share], [*ids, f"tier:{tier}:min"], [*bounds, -band.min]
     for budget in sorted(limits.stress, key=lambda b: b.scenario):
-        rows, ids = [*rows, -shocks[budget.scenario]], [*ids, f"stress:{budget.scenario}"]
-        bounds = [*bounds, budget.max_loss]
+        row, bound = -shocks[budget.scenario], budget.max_loss
+        if budget.kind == "active":
+            if benchmark is None:
+                raise ModelError(f"mandate {mandate.id}: {budget.limit_id} needs a benchmark, and the book has none")
+            bound += float(row @ benchmark)
+        rows, ids, bounds = [*rows, row], [*ids, budget.limit_id], [*bounds, bound]
     return np.array(rows), tuple(ids), np.array(bounds)

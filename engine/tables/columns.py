@@ -12,6 +12,7 @@ ID_PATTERN: Final = r"^[A-Za-z0-9^][A-Za-z0-9._:\-]*$"
 
 STAGES: Final = ("before", "after")
 STATUSES: Final = ("certified", "held", "infeasible", "quarantined", "empty", "not_due", "stress_only")
+RISK_TIERS: Final = ("A", "B", "C", "D", "E")
 KINDS: Final = ("stock", "etf", "index", "cash")
 
 

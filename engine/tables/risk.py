@@ -5,6 +5,7 @@ import dataframely as dy
 from engine.tables.columns import (
     FRACTION,
     MONEY,
+    RISK_TIERS,
     STAGES,
     STATUSES,
     id_column,
@@ -27,6 +28,25 @@ class PortfolioSummary(dy.Schema):
     es_975 = number_column(f"{FRACTION} over one day", "> 0 is a loss", nullable=True, min=0.0)
     curve_position = number_column("mean coordinate of the tier exposures", "-1..1", nullable=True)
     cash_weight = number_column(FRACTION, nullable=True)
+    days_to_liquidate = number_column(
+        "trading days at the participation cap; null where a name's volume is not known",
+        ">= 0",
+        nullable=True,
+        min=0.0,
+    )
+    sold_in_1_day = number_column(
+        "share of the gross exposure; what has no known volume counts as unsold", "0..1", nullable=True
+    )
+    sold_in_5_days = number_column(
+        "share of the gross exposure; what has no known volume counts as unsold", "0..1", nullable=True
+    )
+    risk_tier = one_of_column(RISK_TIERS, nullable=True)
+    risk_utilisation = number_column(
+        "largest loss over budget of the scenarios that were run; without a budget, over the default scale",
+        "> 1 is a breach",
+        nullable=True,
+    )
+    risk_scenario = id_column(nullable=True)
     turnover = number_column(f"{FRACTION}, two-way", ">= 0", nullable=True)
     cost_base = number_column(MONEY, ">= 0", nullable=True)
     status = one_of_column(STATUSES)

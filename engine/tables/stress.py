@@ -26,10 +26,16 @@ class Stress(dy.Schema):
     stated = number_column(FRACTION, "< 0 is a loss")
     propagated = number_column(FRACTION, "< 0 is a loss")
     specific = number_column(FRACTION, "< 0 is a loss")
+    liquidity = number_column(
+        f"{FRACTION} that leaving the whole book would cost; beside pnl_frac and its budget, not in them",
+        "<= 0",
+        nullable=True,
+        max=0.0,
+    )
     band_low = number_column(FRACTION, "< 0 is a loss")
     band_high = number_column(FRACTION, "< 0 is a loss")
     budget = number_column(FRACTION, "> 0", nullable=True, min_exclusive=0.0)
-    budget_kind = one_of_column(("absolute",), nullable=True)
+    budget_kind = one_of_column(("absolute", "active"), nullable=True)
     measured_loss = number_column(FRACTION, "> 0 is a loss", nullable=True)
     breach = dy.Bool(nullable=False)
     model_low = number_column(FRACTION, "< 0 is a loss", nullable=True)

@@ -300,7 +300,7 @@ def test_dates_on_which_few_names_are_priced_are_no_trading_days(market: Market,
 def test_a_day_on_which_nothing_moves_is_no_trading_day(market: Market, universe: Universe) -> None:
     saturday = market.event_date + dt.timedelta(days=1)
     copy = market.prices.filter(pl.col("date") == market.event_date).with_columns(pl.lit(saturday).alias("date"))
-    with pytest.raises(CalibrationError, match=f"no price moved on {saturday}; it is no trading day"):
+    with pytest.raises(CalibrationError, match=f"{saturday} is not a trading day of these prices"):
         backtest_event(pl.concat([market.prices, copy]), universe, event_date=saturday)
 
 

@@ -21,12 +21,12 @@ from market import (
 
 from engine.axes import Axis
 from engine.curve.exposures import estimate_exposures, membership_prior
-from engine.curve.factors import build_factors, decay_weights, market_returns
-from engine.curve.returns import build_returns
+from engine.curve.factors import build_factors, decay_weights, doubt_prices, market_returns
+from engine.curve.returns import build_returns, trading_days
 from engine.curve.tiers import Curve
 from engine.curve.universe import Universe, UniverseSettings, build_universe, replace_baskets
 from engine.errors import AlignmentError, CalibrationError, ContractError
-from engine.risk.calibration import Calibration
+from engine.risk.calibration import Calibration, calibrate
 
 
 def price_of(market: Market, name: str) -> pl.DataFrame:
@@ -349,3 +349,138 @@ def test_a_basket_that_cannot_be_priced_is_named(market: Market, universe: Unive
         "tier grid: fewer than 2 of its core names are priced on 504 of 504 days; "
         "without usable prices: GRID-1, GRID-2, GRID-3, GRID-4, GRID-5"
     )
+
+
+def repeated(market: Market, day: dt.date, source: dt.date) -> pl.DataFrame:
+    """The prices with the closes of one day written again under another date."""
+    rows = market.prices.filter(pl.col("date") == source).with_columns(pl.lit(day).alias("date"))
+    return pl.concat([market.prices.filter(pl.col("date") != day), rows])
+
+
+def friday(market: Market) -> dt.date:
+    """The last Friday with a Monday after it in the history."""
+    days = market.prices.filter(pl.col("date") < market.as_of)["date"].unique().sort().to_list()
+    return next(day for day in reversed(days) if day.weekday() == 4 and day + dt.timedelta(days=3) in days)
+
+
+def test_weekend_rows_are_dropped_by_date_and_change_no_return(market: Market, universe: Universe) -> None:
+    end = friday(market)
+    saturday, sunday = end + dt.timedelta(days=1), end + dt.timedelta(days=2)
+    prices = repeated(market, saturday, end)
+    prices = pl.concat([prices, prices.filter(pl.col("date") == end).with_columns(pl.lit(sunday).alias("date"))])
+    clean, _ = build_returns(market.prices, universe.securities, as_of=market.as_of, history_days=60)
+    panel, notices = build_returns(prices, universe.securities, as_of=market.as_of, history_days=60)
+    assert panel.dates == clean.dates
+    np.testing.assert_array_equal(panel.values, clean.values)
+    assert [(n.code, n.severity, n.message) for n in notices] == [
+        ("prices.weekend", "warn", f"2 days dated on a Saturday or Sunday: {saturday}, {sunday}; dropped")
+    ]
+    assert trading_days(prices) == trading_days(market.prices)
+
+
+def test_a_file_dated_mostly_on_weekends_is_refused(market: Market, universe: Universe) -> None:
+    shifted = market.prices.filter(pl.col("date").dt.weekday().is_in([1, 2])).with_columns(
+        pl.col("date") - pl.duration(days=2)
+    )
+    with pytest.raises(CalibrationError, match=r"rows are dated on a Saturday or Sunday; are the dates shifted\?"):
+        build_returns(shifted, universe.securities, as_of=market.as_of, history_days=60)
+
+
+def test_a_holiday_filled_forward_is_no_trading_day(market: Market, universe: Universe) -> None:
+    end = friday(market)
+    monday = end + dt.timedelta(days=3)
+    filled = repeated(market, monday, end)
+    absent, _ = build_returns(
+        market.prices.filter(pl.col("date") != monday), universe.securities, as_of=market.as_of, history_days=60
+    )
+    panel, notices = build_returns(filled, universe.securities, as_of=market.as_of, history_days=60)
+    assert panel.dates == absent.dates and monday not in panel.dates
+    np.testing.assert_array_equal(panel.values, absent.values)
+    assert [n.message for n in notices] == [
+        f"1 day on which 95% of the names or more repeat their last close: {monday}; dropped"
+    ]
+
+
+def test_a_still_day_of_some_names_is_a_trading_day(market: Market, universe: Universe) -> None:
+    end = friday(market)
+    monday = end + dt.timedelta(days=3)
+    moving = [f"REST-{number:02}" for number in range(8)]
+    kept = pl.col("security_id").is_in(moving) & (pl.col("date") == monday)
+    prices = pl.concat([repeated(market, monday, end).filter(~kept), market.prices.filter(kept)])
+    panel, notices = build_returns(prices, universe.securities, as_of=market.as_of, history_days=60)
+    assert monday in panel.dates and not notices
+
+
+@pytest.mark.parametrize(
+    ("ratio", "moved", "asked"),
+    [(0.1 * 0.95, "-90.5%", "10:1"), (2.0 * 1.06, "+112.0%", "1:2"), (0.5 * 1.08, "-46.0%", "2:1")],
+)
+def test_a_move_near_a_split_is_kept_and_the_warning_asks(
+    market: Market, universe: Universe, ratio: float, moved: str, asked: str
+) -> None:
+    before = price_of(market, "REST-00").filter(pl.col("date") < market.as_of)["close"][-1]
+    row = (pl.col("security_id") == "REST-00") & (pl.col("date") == market.as_of)
+    prices = market.prices.with_columns(pl.when(row).then(before * ratio).otherwise("close").alias("close"))
+    panel, notices = build_returns(prices, universe.securities, as_of=market.as_of, history_days=30)
+    assert panel.values[-1, panel.securities.labels.index("REST-00")] == pytest.approx(ratio - 1.0)
+    assert [n.message for n in notices] == [f"REST-00: moved {moved} on {market.as_of}; kept; split {asked}?"]
+
+
+def test_a_file_of_repeated_keys_says_which_and_how_many(market: Market, universe: Universe) -> None:
+    few = market.prices.filter(pl.col("date") > market.as_of - dt.timedelta(days=10))
+    few = few.filter(pl.col("date") <= market.as_of)
+    words = rf"that is usable: {2 * few.height} of {2 * few.height} rows share security_id and date with another row "
+    with pytest.raises(CalibrationError, match=words + rf"\({few.height} keys; first: APPS-0/"):
+        build_returns(pl.concat([few, few]), universe.securities, as_of=market.as_of, history_days=30)
+
+
+@pytest.mark.parametrize(("price", "code"), [(1e300, "prices.close.max"), (1e-300, "prices.close.min_exclusive")])
+def test_an_absurd_price_sets_its_security_aside_without_an_overflow(
+    market: Market, universe: Universe, price: float, code: str
+) -> None:
+    row = (pl.col("security_id") == "REST-00") & (pl.col("date") == market.as_of)
+    prices = market.prices.with_columns(pl.when(row).then(price).otherwise("close").alias("close"))
+    panel, notices = build_returns(prices, universe.securities, as_of=market.as_of, history_days=30)
+    assert "REST-00" not in panel.securities and [n.code for n in notices] == [code]
+    assert f"REST-00/{market.as_of}" in notices[0].message
+
+
+def test_a_history_on_another_scale_keeps_the_weight_of_its_cap(market: Market, universe: Universe) -> None:
+    tenth = pl.when(pl.col("security_id") == "REST-00").then(pl.col("close") / 10.0).otherwise("close").alias("close")
+    usual, _ = build_returns(market.prices, universe.securities, as_of=market.as_of, history_days=60)
+    panel, _ = build_returns(
+        market.prices.with_columns(tenth), universe.securities, as_of=market.as_of, history_days=60
+    )
+    np.testing.assert_allclose(market_returns(panel, universe), market_returns(usual, universe), rtol=0, atol=1e-15)
+    assert doubt_prices(usual, universe, "prices") == ()
+    price = universe.securities.filter(pl.col("security_id") == "REST-00")["price"][0]
+    assert [n.message for n in doubt_prices(panel, universe, "prices")] == [
+        f"REST-00: closes at {price / 10:g} on {market.as_of}, securities say {price:g}; split 10:1?; "
+        "its shares are its cap over that close"
+    ]
+
+
+def test_closes_that_dividends_may_have_moved_are_counted_in_one_warning(market: Market, universe: Universe) -> None:
+    paid = pl.when(pl.col("security_id") == "REST-00").then(0.9).when(pl.col("security_id") == "REST-01").then(0.98)
+    prices = market.prices.with_columns(pl.col("close") * paid.otherwise(1.0))
+    panel, _ = build_returns(prices, universe.securities, as_of=market.as_of, history_days=60)
+    assert [n.message for n in doubt_prices(panel, universe, "prices")] == [
+        "2 closes on price_date are more than 1% from the securities' price, as later dividends adjust them: "
+        "REST-00 -10.0%, REST-01 -2.0%; shares are cap over price"
+    ]
+    result = calibrate(prices, universe, as_of=market.as_of)
+    assert [n.code for n in result.notices] == ["prices.adjusted", "prices.short_history"]
+
+
+def test_a_close_on_a_day_is_that_days_or_the_last_before_it_and_none_beyond_the_panel(
+    market: Market, universe: Universe
+) -> None:
+    panel, _ = build_returns(market.prices, universe.securities, as_of=market.as_of, history_days=60)
+    end = friday(market)
+    names = panel.securities.labels
+    days: list[dt.date | None] = [None, market.event_date, panel.dates[0] - dt.timedelta(days=30), market.as_of]
+    days += [end + dt.timedelta(days=1)] * (len(names) - len(days))
+    close = panel.close_on(days)
+    assert np.isnan(close[:3]).all()
+    assert close[3] == price_of(market, names[3]).filter(pl.col("date") == market.as_of)["close"][0]
+    assert close[10] == price_of(market, names[10]).filter(pl.col("date") == end)["close"][0]

@@ -189,13 +189,13 @@ def test_the_run_before_holds_a_tier_back(folder: Path, tmp_path: Path, capsys: 
 
 def test_a_table_that_its_manifest_does_not_vouch_for_is_refused(result: StressResult, tmp_path: Path) -> None:
     folder = written(result, tmp_path)
-    frame, source = read_run_table(folder, "portfolio_summary")
+    frame, source = read_run_table(folder, "portfolio_summary", "stress", "rebalance")
     assert frame.equals(result.tables["portfolio_summary"])
     (folder / "portfolio_summary.parquet").write_bytes(source.content[:-1] + b"?")
     with pytest.raises(InputFileError, match="not the table that its manifest vouches for"):
-        read_run_table(folder, "portfolio_summary")
+        read_run_table(folder, "portfolio_summary", "stress", "rebalance")
     (folder / "manifest.json").write_text("[]")
-    with pytest.raises(InputFileError, match="not the manifest of a run with portfolio_summary"):
-        read_run_table(folder, "portfolio_summary")
-    with pytest.raises(InputFileError, match=r"is not a run: it has no manifest\.json"):
-        read_run_table(tmp_path, "portfolio_summary")
+    with pytest.raises(InputFileError, match="not the manifest of a run"):
+        read_run_table(folder, "portfolio_summary", "stress", "rebalance")
+    with pytest.raises(InputFileError, match=r"no manifest\.json in"):
+        read_run_table(tmp_path, "portfolio_summary", "stress")

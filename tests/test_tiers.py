@@ -19,6 +19,7 @@ from rich.console import Console
 
 from engine.api.curving import describe_tiers
 from engine.api.loading import LoadedUniverse, load_universe
+from engine.api.rebalancing import rebalance_portfolios
 from engine.api.stressing import stress_portfolios
 from engine.axes import Axis
 from engine.cli.main import cli
@@ -236,6 +237,49 @@ def test_the_summary_of_a_stress_holds_each_book_s_position(written: Path, calib
         e = np.array([rows[tier] for tier in TIERS])
         assert found == pytest.approx(e @ calibration.curve.coordinates.values / np.abs(e).sum(), abs=1e-12)
     assert summary["growth"] < 0.0 < summary["soft"]
+
+
+def test_the_sensitivities_of_a_stress_times_the_contrasts_are_the_tier_pnl(written: Path) -> None:
+    loaded = load_universe(str(written))
+    result = stress_portfolios(loaded)
+    coordinates = loaded.curve.coordinates
+    assert coordinates is not None
+    # Gram-Schmidt by hand: three tiers of six core names each.
+    columns: list[np.ndarray] = []
+    for power in range(3):
+        column = coordinates.values**power
+        for done in columns:
+            column = column - (done @ column / 3.0) * done
+        columns.append(column / np.sqrt(column @ column / 3.0))
+    moves = np.array([-0.09, -0.15, 0.04])
+    contrasts = np.array([column @ moves / 3.0 for column in columns])
+    table = result.tables["portfolio_curve"]
+    assert table["stage"].unique().to_list() == ["before"] and table.height == 3 * 4
+    for book in ("growth", "income", "soft", "house"):
+        rows = result.tables["portfolio_exposures"].filter(pl.col("portfolio_id") == book)
+        exposure = dict(rows.select("factor", "exposure").iter_rows())
+        e = np.array([exposure[tier] for tier in TIERS])
+        rows = table.filter(pl.col("portfolio_id") == book)
+        found = dict(rows.select("contrast", "sensitivity").iter_rows())
+        sensitivities = np.array([found[name] for name in ("level", "slope", "curvature")])
+        np.testing.assert_allclose(sensitivities, [e @ column for column in columns], atol=1e-13)
+        assert sensitivities @ contrasts == pytest.approx(e @ moves, abs=1e-15)
+
+
+def test_a_rebalance_has_the_sensitivities_before_and_after(bundled: LoadedUniverse) -> None:
+    result = rebalance_portfolios(bundled, only=["ai_infrastructure"])
+    table = result.tables["portfolio_curve"]
+    assert table.group_by("stage").len().sort("stage").rows() == [("after", 4), ("before", 4)]
+    exposures = result.tables["portfolio_exposures"].filter(pl.col("factor") == "ai_semis")
+    slopes = table.filter(pl.col("contrast") == "slope")
+    assert exposures["exposure"].n_unique() == slopes["sensitivity"].n_unique() == 2
+
+
+def test_no_sensitivities_without_coordinates(written: Path) -> None:
+    loaded = load_universe(str(written))
+    unplaced = replace(loaded, curve=replace(loaded.curve, coordinates=None))
+    table = stress_portfolios(unplaced).tables["portfolio_curve"]
+    assert table.is_empty() and list(table.columns) == ["portfolio_id", "stage", "contrast", "sensitivity"]
 
 
 PURE_NAMES = 300

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from market import FACTORS, Market, make_market
 
+from engine.api.loading import load_model
 from engine.cli.main import run
 from engine.contracts import CONTRACTS
 from engine.curve.returns import read_history
@@ -303,3 +304,67 @@ def test_share_of_books_inside_is_that_of_a_95_percent_band():
         found = validate(market.prices, universe, last=market.as_of, every=5)
         shares.append(found.books.filter(pl.col("group") == "random_long")["windows_inside"].mean())
     assert np.mean(shares) > 0.85
+
+
+@pytest.fixture(scope="module")
+def validated(written: Path, dates: list[dt.date], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run of the planted universe."""
+    out = tmp_path_factory.mktemp("validated")
+    assert call(written, "--from", str(dates[-40]), "--to", str(dates[-2]), "--quiet", "--out", str(out)) == 0
+    return out / "adhoc" / f"{dates[-2]}-1"
+
+
+def calibrate_with(folder: Path, run_folder: Path, out: Path) -> int:
+    prices = folder / "prices.parquet"
+    options = ["--universe", str(folder), "--prices", str(prices), "--out", str(out), "--validation", str(run_folder)]
+    return run(["calibrate", *options, "--quiet"])
+
+
+def test_the_card_of_a_model_holds_the_headline_of_its_validation(written, validated, dates, tmp_path, capsys):
+    assert calibrate_with(written, validated, tmp_path / "model") == 0
+    card = json.loads((tmp_path / "model" / "model.json").read_text())["validation"]
+    manifest = json.loads((validated / "manifest.json").read_text())
+    days = pl.read_parquet(validated / "validation_days.parquet")
+    books = pl.read_parquet(validated / "validation_books.parquet")
+    assert (card["first_date"], card["last_date"]) == (str(dates[-40]), str(dates[-2]))
+    assert (card["days"], card["books"], card["every"]) == (days.height, books.height, 10)
+    assert card["books_inside"] == books["inside"].mean() and card["mrad"] == books["mrad"].mean()
+    assert card["qlike"] == books["qlike"].mean() and card["mean_gain"] == days["gain"].mean()
+    widest = days.sort("spread", "date", descending=True).head(10)
+    assert card["widest_median_r2"] == widest["r2"].median()
+    assert card["run_id"] == manifest["run_id"] == days["run_id"][0]
+    assert load_model(tmp_path / "model").universe == "planted"
+
+
+def test_a_validation_of_another_universe_or_other_settings_is_refused(folder, validated, tmp_path, capsys):
+    settings = json.loads((folder / "universe.yaml").read_text())
+    changed = {**settings, "title": "Another title", "stress": {**settings["stress"], "band": 0.9}}
+    (folder / "universe.yaml").write_text(json.dumps(changed))
+    assert calibrate_with(folder, validated, tmp_path / "same") == 0
+    capsys.readouterr()
+    calibration = {**settings["calibration"], "volatility_half_life_days": 20.0}
+    tiers = [{**tier, "core": tier["core"][:-1]} if tier["id"] == "grid" else tier for tier in settings["tiers"]]
+    for edit, words in (
+        ({"id": "other"}, "a run of universe 'planted', not 'other'; give one of its own"),
+        ({"calibration": calibration}, "other settings: calibration.volatility_half_life_days was 252.0, is 20.0; run"),
+        ({"tiers": tiers}, "other settings: tiers.grid was ["),
+    ):
+        (folder / "universe.yaml").write_text(json.dumps({**settings, **edit}))
+        assert calibrate_with(folder, validated, tmp_path / "model") == 2
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_folder_that_is_no_validation_is_refused(written, validated, tmp_path, capsys):
+    assert calibrate_with(written, tmp_path, tmp_path / "model") == 65
+    assert "give the folder that engine validate --out named as written" in capsys.readouterr().err
+    manifest = json.loads((validated / "manifest.json").read_text())
+    del manifest["summary"]["mrad"]
+    for text, words in (
+        (json.dumps({**manifest, "command": "stress"}), "a run of engine stress, not of engine validate"),
+        (json.dumps(manifest), "headline or settings are missing; run engine validate --out again"),
+        ("[]", "not the manifest of a run"),
+    ):
+        (tmp_path / "manifest.json").write_text(text)
+        assert calibrate_with(written, tmp_path, tmp_path / "model") == 65
+        assert words in capsys.readouterr().err

@@ -4,18 +4,26 @@ import datetime as dt
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import polars as pl
 
 import engine
-from engine.curve.universe import Universe, build_universe, read_settings, replace_baskets, without_foreign_tiers
-from engine.errors import InputFileError
+from engine.curve.universe import (
+    Universe,
+    UniverseSettings,
+    build_universe,
+    read_settings,
+    replace_baskets,
+    without_foreign_tiers,
+)
+from engine.errors import InputFileError, UsageError
 from engine.intake import Notice
 from engine.risk.alternatives import alternative_tables, estimate_alternatives
 from engine.risk.calibration import Calibration, calibrate
 from engine.risk.model import RiskModel
 from engine.store.files import Source, decode_table, read_source
+from engine.store.manifests import read_manifest
 from engine.store.universes import find_universe, read_universe
 
 
@@ -46,6 +54,7 @@ def calibrate_model(
     securities: str | None = None,
     baskets: str | None = None,
     as_of: dt.date | None = None,
+    validation: str | None = None,
 ) -> CalibratedModel:
     """Calibrate a risk model from a price file.
 
@@ -55,11 +64,14 @@ def calibrate_model(
         securities: File to use instead of the universe's securities.
         baskets: CSV (tier, security_id) to use instead of the universe's core names.
         as_of: Calibration date; the latest date of the prices when None.
+        validation: Folder of a run of ``engine validate`` with the same universe and settings,
+            whose headline goes into the card.
 
     Raises:
         EngineError: a leaf that names the file at fault and the remedy.
     """
     given = read_inputs(prices, universe, securities, baskets)
+    headline = None if validation is None else read_headline(Path(validation), given.universe.settings)
     frame = decode_table(given.prices, "prices")
     latest = frame["date"].max() if frame.schema.get("date") == pl.Date else None
     day = as_of or (latest if isinstance(latest, dt.date) else dt.date.max)
@@ -82,7 +94,58 @@ def calibrate_model(
         "prior_variance": dict(zip(model.factors.labels, map(float, result.exposures.prior_variance), strict=True)),
         "inputs": {source.name: source.sha256 for source in given.sources},
     }
+    if headline is not None:
+        card["validation"] = headline
     return CalibratedModel(result, alternatives, card)
+
+
+HEADLINE: Final = (
+    "first_date", "last_date", "days", "books", "books_inside", "mrad", "qlike", "mean_gain", "widest_median_r2",
+)  # fmt: skip
+"""What the card says of a validation; units and formulas in ``risk/validation``."""
+
+
+def read_headline(folder: Path, settings: UniverseSettings) -> dict[str, Any]:
+    """The headline figures of a run of ``engine validate`` that used the same universe and settings.
+
+    Baskets, market and calibration settings must be equal one by one; titles and what only
+    ``stress`` reads may differ. The prices may: their hash is in the answer.
+
+    Args:
+        folder: Folder of the run.
+        settings: What the model is calibrated with.
+
+    Raises:
+        InputFileError: no such run, or one without the figures.
+        UsageError: another universe, or other settings, each with both values.
+    """
+    manifest = read_manifest(folder, "validate")
+    try:
+        theirs = manifest["configuration"]["universe"]
+        owner, before = theirs["id"], _decisive(theirs)
+        figures = {name: manifest["summary"][name] for name in HEADLINE}
+        figures |= {name: manifest["configuration"][name] for name in ("every", "prices_sha256")}
+        figures["run_id"] = manifest["run_id"]
+    except (KeyError, TypeError, AttributeError):
+        raise InputFileError(
+            f"{folder / 'manifest.json'}: headline or settings are missing; run engine validate --out again"
+        ) from None
+    if owner != settings.id:
+        raise UsageError(
+            f"--validation {folder}: a run of universe {owner!r}, not {settings.id!r}; give one of its own"
+        )
+    now = _decisive(settings.model_dump(mode="json"))
+    if differing := [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]:
+        shown = "; ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in differing)
+        raise UsageError(f"--validation {folder}: other settings: {shown}; run engine validate again with these")
+    return figures
+
+
+def _decisive(universe: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a calibration depends on, flat, by name."""
+    core = {f"tiers.{tier['id']}": tier["core"] for tier in universe["tiers"]}
+    parts = {f"{part}.{name}": value for part in ("calibration", "market") for name, value in universe[part].items()}
+    return {**parts, **core, "tiers": [tier["id"] for tier in universe["tiers"]]}
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 import datetime as dt
 from dataclasses import dataclass
 
-import numpy as np
 import polars as pl
 
 from engine.api.loading import LoadedUniverse
@@ -68,7 +67,6 @@ def describe_tiers(loaded: LoadedUniverse) -> TierReport:
             for name, rows in (("members", evidence.members), ("lookalikes", evidence.lookalikes))
         ],
     )
-    counts = np.array([max(core.get(tier, 0), 1) for tier in labels], dtype=np.float64)
     doubts = []
     if loaded.curve.coordinates is None:
         doubts.append(
@@ -82,5 +80,5 @@ def describe_tiers(loaded: LoadedUniverse) -> TierReport:
     if evidence.frame["standard_error"].is_null().all():
         words = "the exposures have no standard errors, so no membership is estimated; run engine calibrate again"
         doubts.append(Notice("model.standard_error", "warn", words, where))
-    contrasts = curve_contrasts(loaded.curve.coordinates, counts)
+    contrasts = curve_contrasts(loaded.curve.coordinates, loaded.curve.core_counts)
     return TierReport(loaded.model.as_of, tiers, contrasts, evidence, tuple(doubts))

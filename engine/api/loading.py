@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from engine.contracts import empty
 from engine.curve.tiers import Curve
 from engine.curve.universe import CalibrationSettings, Universe, build_universe, read_settings
 from engine.documents import suggestion
@@ -102,11 +103,12 @@ def load_universe(
     for table in ("securities", "portfolios", "holdings"):
         if table not in folder.tables:
             raise InputFileError(f"{table}: universe {root} has none; add it or give --{table}")
-    for table in ("portfolios", "holdings", "benchmarks"):
+    for table in ("portfolios", "holdings", "benchmarks", "compositions"):
         if table in folder.tables:
             check_columns(folder.tables[table], table, str(folder.sources[table].path))
     settings = read_settings(folder.texts["universe.yaml"], "universe.yaml")
     checked = build_universe(settings, folder.tables["securities"], str(folder.sources["securities"].path))
+    checked = replace(checked, compositions=folder.tables.get("compositions", empty("compositions")))
     calibrated = load_model(root / "model")
     model, curve = calibrated.model, calibrated.curve
     if calibrated.universe != settings.id:

@@ -9,7 +9,7 @@ import polars as pl
 
 from engine.api.loading import LoadedUniverse
 from engine.api.weighing import weigh_books
-from engine.book.assess import Yardstick, assess, summarise
+from engine.book.assess import Yardstick, assess, shock_table, summarise
 from engine.book.budgets import unmeasured_budgets
 from engine.errors import ConfigurationError
 from engine.intake import Notice, notices_frame
@@ -73,8 +73,8 @@ def stress_portfolios(
         terms: Days that replays may read, whether approval is asked for, the run before.
 
     Returns:
-        ``portfolio_summary``, ``portfolio_exposures``, ``stress``, its cuts and models, ``shocks``,
-        ``scenario_summary``, ``scenario_factors``, ``exceptions``.
+        ``portfolio_summary``, ``portfolio_exposures``, ``portfolio_curve``, ``stress``, its cuts and
+        models, ``shocks``, ``scenario_summary``, ``scenario_factors``, ``exceptions``.
 
     Raises:
         UsageError: a scenario that the library does not have.
@@ -97,7 +97,7 @@ def stress_portfolios(
     yardstick = Yardstick(loaded.curve, loaded.mandates, benchmarks, level, ready.moves, depth, settings, previous)
     tables = assess(portfolios, outcomes, yardstick, stage="before")
     tables["portfolio_summary"] = summarise(portfolios, yardstick, stage="before", stress=tables["stress"], status={})
-    tables["shocks"] = pl.concat([outcome.frame for outcome in outcomes]).sort("scenario_id", "security_id")
+    tables["shocks"] = shock_table(portfolios, outcomes)
     tables |= summarise_scenarios(outcomes, loaded.history, settings)
     tables["exceptions"] = notices_frame(notices)
     return StressResult(portfolios.as_of, tables, ready.refused, notices)
@@ -148,7 +148,7 @@ def prepare(
     if not outcomes:
         raise ConfigurationError(refused)
     doubts = [
-        *(doubt for outcome in outcomes for doubt in _doubts(outcome, portfolios.as_of)),
+        *(doubt for outcome in outcomes for doubt in _doubts(outcome, portfolios)),
         *unknown_volumes(portfolios, loaded.universe.securities),
     ]
     moves = None
@@ -157,11 +157,11 @@ def prepare(
     return Prepared(portfolios, tuple(outcomes), moves, tuple(refused), (*notices, *doubts))
 
 
-def _doubts(outcome: Outcome, as_of: dt.date) -> list[Notice]:
-    """Warnings about a scenario that runs: expired, or taking more from a name than it is worth."""
+def _doubts(outcome: Outcome, portfolios: Portfolios) -> list[Notice]:
+    """Warnings about a scenario that runs: expired, worse than a total loss, or of a fund that is seen through."""
     body, name = outcome.scenario.body, outcome.scenario.id
     doubts = []
-    if body.valid_until is not None and body.valid_until < as_of:
+    if body.valid_until is not None and body.valid_until < portfolios.as_of:
         words = f"scenario {name} was valid until {body.valid_until}; review it"
         doubts.append(Notice("scenario.expired", "warn", words, "scenarios"))
     gone = [outcome.model.securities.labels[i] for i in np.flatnonzero(outcome.total < -1.0)]
@@ -169,6 +169,14 @@ def _doubts(outcome: Outcome, as_of: dt.date) -> list[Notice]:
         shown = ", ".join(gone[:3]) + (", ..." if len(gone) > 3 else "")
         words = f"scenario {name} takes more than 100 % from {len(gone)} names ({shown}): too large for a linear model"
         doubts.append(Notice("scenario.below_total_loss", "warn", words, "scenarios"))
+    named = np.any([layer.shock.views.on_specifics.any(axis=0) for layer in outcome.layers], axis=0)
+    moved = [fund for fund in portfolios.fund_names if named[outcome.model.securities.labels.index(fund)]]
+    if moved:
+        words = (
+            f"scenario {name} moves {', '.join(moved[:3])} by itself, which is measured as what it holds: "
+            "that move reaches no book; state its constituents, or leave out its composition"
+        )
+        doubts.append(Notice("scenario.fund", "warn", words, "scenarios"))
     return doubts
 
 

@@ -42,7 +42,7 @@ def targets_and_cash(
 
 
 def _unchanged(books: Portfolios, kept: list[bool]) -> pl.DataFrame:
-    held = books.weights.tocoo()
+    held = books.traded.tocoo()
     rows, columns = held.coords
     ids, names = np.array(books.ids.labels, dtype=object), np.array(books.model.securities.labels, dtype=object)
     chosen = np.array(kept, dtype=bool)[rows]

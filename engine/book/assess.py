@@ -1,16 +1,17 @@
 """Books against their mandates: summary, exposures, losses, budgets and breaches."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 import polars as pl
 
 from engine.book.budgets import with_budgets
 from engine.book.risk_tier import grade_portfolios
-from engine.contracts import CONTRACTS
+from engine.contracts import CONTRACTS, empty
 from engine.conventions import FEASIBILITY
-from engine.curve.position import book_positions
+from engine.curve.position import book_positions, curve_contrasts, curve_sensitivities
 from engine.curve.tiers import Curve
 from engine.curve.universe import LiquiditySettings, StressSettings
 from engine.mandates.mandate import Mandate
@@ -61,10 +62,11 @@ def assess(
         stage: ``before`` or ``after``.
 
     Returns:
-        ``portfolio_exposures``, ``stress`` with liquidity, budget, measured loss, breach,
-        probability and its range over the models, ``stress_models``, ``stress_tiers``,
-        ``stress_factors``, ``stress_positions``, ``stress_leaves``, ``stress_trees``,
-        ``risk_factors``, ``risk_tiers``, ``risk_positions``, columns as in their contracts.
+        ``portfolio_exposures``, ``portfolio_curve``, ``stress`` with liquidity, budget, measured
+        loss, breach, probability and its range over the models, ``stress_models``,
+        ``stress_tiers``, ``stress_factors``, ``stress_positions``, ``stress_leaves``,
+        ``stress_trees``, ``risk_factors``, ``risk_tiers``, ``risk_positions``, columns as in
+        their contracts.
     """
     tables = measure_losses(portfolios, outcomes, yardstick.curve, stage=stage, band=yardstick.band)
     stress = _with_liquidity(tables["stress"], portfolios, outcomes, yardstick)
@@ -75,6 +77,7 @@ def assess(
     tables |= measure_trees(portfolios, outcomes, _absolute_budgets(stress), stage=stage)
     active = active_weights(portfolios, yardstick.benchmarks)
     tables["portfolio_exposures"] = _exposures(portfolios, stage, active)
+    tables["portfolio_curve"] = curve_table(portfolios, yardstick.curve, stage=stage)
     tables |= risk_tables(portfolios, yardstick.curve, stage=stage, active=active)
     return {
         name: frame.select(list(CONTRACTS[name].columns)).sort(CONTRACTS[name].key) for name, frame in tables.items()
@@ -127,15 +130,16 @@ def _with_models(stress: pl.DataFrame, by_model: pl.DataFrame) -> pl.DataFrame:
 
 
 def active_weights(portfolios: Portfolios, benchmarks: Mapping[str, Mapping[str, float]]) -> dict[str, np.ndarray]:
-    """Weights less the benchmark's, on the model's axis, of every book that has a usable benchmark."""
+    """Weights less the benchmark's, funds seen through in both, of every book that has a usable benchmark."""
     securities = portfolios.model.securities
     active = {}
     for book, name in portfolios.table.select("portfolio_id", "benchmark_id").iter_rows():
         if name in benchmarks and book in portfolios.ids:
             row = portfolios.weights[[portfolios.ids.labels.index(book)]].toarray()[0]
             names = list(benchmarks[name])
-            row[securities.positions(names, name)] -= [benchmarks[name][security] for security in names]
-            active[book] = row
+            index = np.zeros(len(securities))
+            index[securities.positions(names, name)] = [benchmarks[name][security] for security in names]
+            active[book] = row - portfolios.seen_through(index)
     return active
 
 
@@ -162,6 +166,53 @@ def _exposures(portfolios: Portfolios, stage: str, active: Mapping[str, np.ndarr
             "volatility_contribution": np.where(np.isfinite(contribution), contribution, 0.0).ravel(),
         }
     )
+
+
+def curve_table(portfolios: Portfolios, curve: Curve, *, stage: str) -> pl.DataFrame:
+    """The table ``portfolio_curve``: ``P'e``, what a move of the whole curve does to each portfolio.
+
+    With ``c`` the contrasts of the tiers' pure moves ``g``, the sensitivities times ``c`` are
+    ``e'g``. No row where the tiers have no coordinates, or two coincide.
+
+    Args:
+        portfolios: Weights of books and parents.
+        curve: Coordinates and core names of the tiers.
+        stage: ``before`` or ``after``.
+    """
+    contrasts = curve_contrasts(curve.coordinates, curve.core_counts)
+    if contrasts is None:
+        return empty("portfolio_curve")
+    tiers = portfolios.model.factors.positions(curve.tiers.labels, "tiers")
+    n, k = len(portfolios.ids), len(contrasts.names)
+    return pl.DataFrame(
+        {
+            "portfolio_id": [label for label in portfolios.ids.labels for _ in range(k)],
+            "stage": [stage] * (n * k),
+            "contrast": list(contrasts.names) * n,
+            "sensitivity": curve_sensitivities(portfolios.exposures[:, tiers], contrasts).ravel(),
+        }
+    )
+
+
+_PARTS: Final = ("total", "stated", "propagated", "specific")
+
+
+def shock_table(portfolios: Portfolios, outcomes: Sequence[Outcome]) -> pl.DataFrame:
+    """The table ``shocks``: a fund that is seen through moves as what it holds, ``L r``."""
+    if portfolios.funds is None:
+        return pl.concat([outcome.frame for outcome in outcomes]).sort("scenario_id", "security_id")
+    securities = portfolios.model.securities
+    frames = [
+        pl.DataFrame(
+            {
+                "scenario_id": [outcome.scenario.id] * len(securities),
+                "security_id": securities.labels,
+                **{name: portfolios.funds @ getattr(outcome, name) for name in _PARTS},
+            }
+        )
+        for outcome in outcomes
+    ]
+    return pl.concat(frames).sort("scenario_id", "security_id")
 
 
 def volatilities(portfolios: Portfolios) -> np.ndarray:

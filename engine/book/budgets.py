@@ -92,13 +92,14 @@ def _benchmark_returns(
     portfolios: Portfolios, outcomes: Sequence[Outcome], benchmarks: Mapping[str, Mapping[str, float]]
 ) -> pl.DataFrame:
     """``r'wb`` of every usable benchmark under every scenario."""
-    securities = portfolios.model.securities
+    securities, funds = portfolios.model.securities, portfolios.funds
     weights = {name: np.array(list(held.values())) for name, held in benchmarks.items()}
     at = {name: securities.positions(list(held), name) for name, held in benchmarks.items()}
+    moves = [(one.scenario.id, one.total if funds is None else funds @ one.total) for one in outcomes]
     rows = [
-        (name, outcome.scenario.id, float(outcome.total[at[name]] @ weights[name]))
+        (name, scenario, float(total[at[name]] @ weights[name]))
         for name in sorted(benchmarks)
-        for outcome in outcomes
+        for scenario, total in moves
     ]
     schema = {"benchmark_id": pl.String, "scenario_id": pl.String, "benchmark_return": pl.Float64}
     return pl.DataFrame(rows, schema=schema, orient="row")

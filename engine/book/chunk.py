@@ -14,7 +14,7 @@ from engine.book.answers import (
     trading_sums,
     with_quantities,
 )
-from engine.book.assess import Yardstick, assess, summarise
+from engine.book.assess import Yardstick, assess, shock_table, summarise
 from engine.book.budgets import unmeasured_budgets
 from engine.contracts import CONTRACTS, empty
 from engine.curve.tiers import Curve
@@ -24,6 +24,7 @@ from engine.mandates.mandate import Mandate
 from engine.rebalance.certificate import Evidence, certify, gather_evidence, prove_infeasible
 from engine.rebalance.problem import Problem, Terms, state_problem
 from engine.rebalance.solve import Answer, Programs, solve_problem
+from engine.risk.funds import traded_curve, traded_model
 from engine.risk.history import FactorHistory
 from engine.risk.portfolios import Portfolios, weigh_benchmarks
 from engine.stress.disagreement import ModelMoves
@@ -40,6 +41,7 @@ STAGED: Final = (
     "stress_leaves",
     "stress_trees",
     "portfolio_exposures",
+    "portfolio_curve",
     "risk_factors",
     "risk_tiers",
     "risk_positions",
@@ -96,13 +98,18 @@ def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.Da
     for case in cases:
         notices += _unfit(case, books, task, benchmarks, priced)
     aside = {notice.portfolio_id for notice in notices if notice.severity == "quarantine"}
+    # A fund is traded as one name that is and does what its constituents are and do.
+    model, curve, funds = portfolios.model, task.curve, portfolios.funds
+    if funds is not None:
+        model, curve = traded_model(model, funds), traded_curve(curve, model.securities, funds)
+    moves = shock_table(portfolios, task.outcomes) if task.outcomes else empty("shocks")
     terms = Terms(
-        model=portfolios.model,
-        curve=task.curve,
-        shocks={outcome.scenario.id: outcome.total for outcome in task.outcomes},
+        model=model,
+        curve=curve,
+        shocks={one.scenario.id: one.total if funds is None else funds @ one.total for one in task.outcomes},
         half_spread_bps=dict(task.securities.select("security_id", "half_spread_bps").drop_nulls().iter_rows()),
     )
-    desk = _Desk(terms, _evidence(portfolios, task), benchmarks, Programs())
+    desk = _Desk(terms, _evidence(terms, moves, task), benchmarks, Programs())
     results = [_rebalance_one(case, desk) for case in cases if case.portfolio_id not in aside]
     status: dict[str, str] = {problem.portfolio_id: answer.status for problem, answer in results}
     status |= {name: "quarantined" for name in aside if name is not None}
@@ -131,7 +138,7 @@ def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.Da
             ),
         ]
     ).sort(CONTRACTS["portfolio_summary"].key)
-    tables["shocks"] = pl.concat([outcome.frame for outcome in task.outcomes]).sort("scenario_id", "security_id")
+    tables["shocks"] = moves
     tables |= summarise_scenarios(list(task.outcomes), task.history, task.settings)
     notices += _why_not(results)
     tables["exceptions"] = notices_frame(notices)
@@ -165,7 +172,7 @@ def _cases(books: Portfolios, task: Task) -> list[_Case]:
     terms = {row[0]: row[1:] for row in books.table.select("portfolio_id", "mandate_id", "benchmark_id").iter_rows()}
     holdings = books.holdings.partition_by("portfolio_id", as_dict=True)
     labels = books.model.securities.labels
-    matrix = books.weights.tocsr()
+    matrix = books.traded.tocsr()
     cases = []
     for row, book in enumerate(books.ids.labels):
         mandate_id, benchmark_id = terms[book]
@@ -200,15 +207,14 @@ def _rebalance_one(case: _Case, desk: _Desk) -> tuple[Problem, Answer]:
     )
 
 
-def _evidence(portfolios: Portfolios, task: Task) -> Evidence:
-    tables = portfolios.model.tables
-    frames = [outcome.frame for outcome in task.outcomes]
+def _evidence(terms: Terms, moves: pl.DataFrame, task: Task) -> Evidence:
+    tables = terms.model.tables
     return gather_evidence(
         exposures=tables["exposures"],
         factor_covariance=tables["factor_covariance"],
         specific_risk=tables["specific_risk"],
-        memberships=task.curve.memberships,
-        shocks=pl.concat(frames) if frames else empty("shocks"),
+        memberships=terms.curve.memberships,
+        shocks=moves,
         securities=task.securities,
     )
 

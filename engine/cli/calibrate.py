@@ -20,6 +20,7 @@ from engine.store.runs import write_model
 @universe_option
 @click.option("--as-of", type=MarketDate(), help="Calibration date; the latest price when not given.")
 @click.option("--out", type=click.Path(), default="model", show_default=True, help="Folder of the model.")
+@click.option("--validation", type=click.Path(), help="Run folder of engine validate; its headline goes into the card.")
 @format_option("table", "json")
 @quiet_option
 def command(
@@ -29,6 +30,7 @@ def command(
     universe: str,
     as_of: dt.date | None,
     out: str,
+    validation: str | None,
     form: str,
     quiet: bool,
 ) -> None:
@@ -39,7 +41,9 @@ def command(
     """
     if prices is None:
         raise UsageError("calibrate needs --prices FILE (columns security_id, date, close); no prices are bundled")
-    result = calibrate_model(prices, universe=universe, securities=securities, baskets=baskets, as_of=as_of)
+    result = calibrate_model(
+        prices, universe=universe, securities=securities, baskets=baskets, as_of=as_of, validation=validation
+    )
     warn(result.calibration.notices, (), quiet=quiet)
     hashes = write_model(Path(out), result.tables, result.card)
     if form == "json":

@@ -98,7 +98,7 @@ def _previous(folder: str | None) -> tuple[dict[str, str], list[Source]]:
     """Risk tiers of the run before, after its trades where it traded, and the table they stand in."""
     if folder is None:
         return {}, []
-    summary, source = read_run_table(Path(folder), "portfolio_summary")
+    summary, source = read_run_table(Path(folder), "portfolio_summary", "stress", "rebalance")
     ordered = summary.drop_nulls("risk_tier").sort("portfolio_id", "stage", descending=[False, True])
     return dict(ordered.select("portfolio_id", "risk_tier").iter_rows()), [source]
 

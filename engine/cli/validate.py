@@ -87,6 +87,10 @@ def _write(out: Path, result: ValidatedModel, days: DayRange) -> Path:
             "to": None if days.last is None else days.last.isoformat(),
             "every": days.every,
         },
-        summary=found.headline,
+        summary={
+            **found.headline,
+            "first_date": found.days["date"][0].isoformat(),
+            "last_date": found.days["date"][-1].isoformat(),
+        },
     )
     return write_adhoc(out, run)

@@ -2,6 +2,7 @@
 
 import datetime as dt
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -9,9 +10,16 @@ from jaxtyping import Bool, Float
 
 from engine.axes import Axis
 from engine.conventions import MARKET
-from engine.curve.returns import ReturnPanel
+from engine.curve.returns import ReturnPanel, split_question
 from engine.curve.universe import Universe
 from engine.errors import CalibrationError
+from engine.intake import Notice
+
+DISAGREEMENT: Final = 0.01
+"""A close further from the securities' price of the same day is worth a warning."""
+
+RESCALED: Final = 0.25
+"""Beyond this no dividends explain it: the history is on another scale than the price."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +75,8 @@ def build_factors(panel: ReturnPanel, universe: Universe) -> FactorPanel:
     """The market's return, each basket's total return, and the pure tier factors.
 
     ``m`` is the mean of the stocks' returns weighted by shares times the previous close,
-    shares fixed from market cap and price (no cap, no weight), or the named proxy;
+    shares fixed from market cap and price (no cap, no weight; the close of the price's date
+    instead where the two are more than 25 % apart), or the named proxy;
     ``r_j`` the mean of the core names priced that day; ``g_j = r_j - beta_j m`` with
     ``beta_j`` the decayed slope of ``r_j`` on ``m`` over the panel.
 
@@ -125,15 +134,72 @@ def _basket(
 
 
 def _shares(panel: ReturnPanel, universe: Universe) -> Float[np.ndarray, " n_securities"]:
-    def column(name: str) -> Float[np.ndarray, " n_securities"]:
-        frame = universe.securities.with_columns(pl.col(name).fill_null(float("nan")))
-        return panel.securities.vector(frame, name, label="security_id", source="securities", fill=np.nan)
+    """Shares on the scale of the panel's closes: cap over price, or over the close where both cannot be right.
 
-    stocks = set(universe.securities.filter(pl.col("kind") == "stock")["security_id"].to_list())
-    is_stock = np.array([name in stocks for name in panel.securities.labels])
-    price = np.where(np.isfinite(column("price")), column("price"), panel.last_close)
-    shares = column("market_cap_base") / price
-    return np.where(is_stock & np.isfinite(shares), shares, 0.0)
+    ``previous_close`` times these is the cap moved by the panel's returns. A close of
+    ``price_date`` that is more than 25 % from ``price`` is of a history on another scale (a
+    split adjusted late, another unit): over ``price`` the name would weigh less by that ratio,
+    over its own close it weighs its cap on ``price_date``. Without a close on that day the
+    price stands, and the last close where there is no price.
+    """
+    table = _listed(panel, universe)
+    price, close = table["price"].to_numpy(), table["close"].to_numpy()
+    with np.errstate(invalid="ignore"):
+        rescaled = np.abs(close / price - 1.0) > RESCALED
+    scale = np.where(np.isfinite(price), np.where(rescaled, close, price), panel.last_close)
+    shares = table["market_cap_base"].to_numpy() / scale
+    return np.where((table["kind"] == "stock").to_numpy() & np.isfinite(shares), shares, 0.0)
+
+
+def doubt_prices(panel: ReturnPanel, universe: Universe, source: str) -> tuple[Notice, ...]:
+    """A warning where the close of ``price_date`` and ``securities.price`` are more than 1 % apart.
+
+    One names all that dividends may explain (adjusted closes fall behind by what was paid
+    since: 20 % at most on the bundled names), worst first; each beyond 25 % has its own.
+
+    Args:
+        panel: Daily returns up to the calibration date.
+        universe: Securities with prices and their dates.
+        source: File of the prices, for the messages.
+    """
+    table = _listed(panel, universe).with_columns((pl.col("close") / pl.col("price")).alias("ratio"))
+    apart = (pl.col("ratio") - 1.0).abs()
+    table = table.filter((pl.col("kind") == "stock") & pl.col("ratio").is_finite() & (apart > DISAGREEMENT))
+    table = table.sort(apart, "security_id", descending=[True, False])
+    notices = [
+        Notice(
+            "prices.rescaled",
+            "warn",
+            f"{name}: closes at {close:g} on {day}, securities say {price:g}{split_question(ratio)}; "
+            "its shares are its cap over that close",
+            source,
+        )
+        for name, close, day, price, ratio in table.filter(apart > RESCALED)
+        .select("security_id", "close", "price_date", "price", "ratio")
+        .iter_rows()
+    ]
+    rest = table.filter(apart <= RESCALED)
+    if rest.height:
+        first = ", ".join(
+            f"{name} {ratio - 1.0:+.1%}" for name, ratio in rest.head(5).select("security_id", "ratio").rows()
+        )
+        words = (
+            f"{rest.height} closes on price_date are more than {DISAGREEMENT:.0%} from the securities' price, as later "
+            f"dividends adjust them: {first}{', ...' if rest.height > 5 else ''}; shares are cap over price"
+        )
+        notices.append(Notice("prices.adjusted", "warn", words, source))
+    return tuple(notices)
+
+
+def _listed(panel: ReturnPanel, universe: Universe) -> pl.DataFrame:
+    """Kind, price, its date, cap and the panel's close on that date, on the panel's axis; NaN where missing."""
+    names = pl.DataFrame({"security_id": panel.securities.labels})
+    columns = ("security_id", "kind", "price", "price_date", "market_cap_base")
+    table = names.join(
+        universe.securities.select(columns), on="security_id", how="left", validate="1:1", maintain_order="left"
+    )
+    close = panel.close_on(table["price_date"].to_list())
+    return table.with_columns(pl.col("price", "market_cap_base").fill_null(float("nan")), pl.Series("close", close))
 
 
 def _weighted_mean(

@@ -83,6 +83,13 @@ class Curve:
         """The tiers and, last, ``off_curve``."""
         return Axis("tier", (*self.tiers.labels, OFF_CURVE))
 
+    @property
+    def core_counts(self) -> Float[np.ndarray, " n_tiers"]:
+        """Core names of each tier, at least 1: the weights of the curve's contrasts."""
+        core = self.memberships.filter(pl.col("source") == "core").group_by("tier").len()
+        counts = dict(core.iter_rows())
+        return np.array([max(counts.get(tier, 0), 1) for tier in self.tiers.labels], dtype=np.float64)
+
     def shares(self, securities: Axis) -> Float[np.ndarray, "n_securities n_buckets"]:
         """Membership shares on ``buckets``; each row sums to 1."""
         rows = self.memberships.filter(pl.col("security_id").is_in(list(securities.labels)))

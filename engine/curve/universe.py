@@ -1,12 +1,13 @@
 """A universe: the ordered tiers, their baskets, and every security's declared membership."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import polars as pl
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from engine.axes import Axis
+from engine.contracts import empty
 from engine.conventions import MARKET, OFF_CURVE
 from engine.documents import Strict, parse_document, suggestion
 from engine.errors import ContractError
@@ -140,11 +141,13 @@ class Universe:
         securities: Table ``securities``, sorted by id.
         memberships: Table ``memberships`` of the core and declared names; the part of a
             security that no row claims is off the curve.
+        compositions: Table ``compositions`` as read; without rows where there is none.
     """
 
     settings: UniverseSettings
     securities: pl.DataFrame
     memberships: pl.DataFrame
+    compositions: pl.DataFrame = field(default_factory=lambda: empty("compositions"))
 
 
 def read_settings(text: str, source: str) -> UniverseSettings:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from engine.curve.coordinates import BOOTSTRAP_SEED, place_tiers
 from engine.curve.exposures import ExposurePanel, estimate_exposures
-from engine.curve.factors import FactorPanel, build_factors
+from engine.curve.factors import FactorPanel, build_factors, doubt_prices
 from engine.curve.returns import ReturnPanel, build_returns
 from engine.curve.tiers import Curve, declare_curve
 from engine.curve.universe import CalibrationSettings, Universe
@@ -153,8 +153,9 @@ def calibrate_panel(
         for name, days, flag in zip(panel.securities.labels, exposures.n_days, young, strict=True)
         if flag
     )
+    doubts = doubt_prices(panel, universe, source) if universe.settings.market.proxy is None else ()
     curve = declare_curve(universe, factors)
-    return Calibration(model, curve, panel, factors, exposures, tuple(issuers), (*notices, *short))
+    return Calibration(model, curve, panel, factors, exposures, tuple(issuers), (*notices, *doubts, *short))
 
 
 def chosen_adjustments(settings: CalibrationSettings) -> Adjustments:

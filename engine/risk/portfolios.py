@@ -15,6 +15,7 @@ from engine.curve.exposures import membership_prior
 from engine.curve.tiers import Curve
 from engine.curve.universe import Universe
 from engine.intake import Notice, admit
+from engine.risk.funds import funds_in, resolve_funds
 from engine.risk.holdings import CheckedHoldings, check_holdings
 from engine.risk.model import RiskModel
 
@@ -28,12 +29,17 @@ class Portfolios:
         ids: Axis of the rows: books first, then parents.
         is_parent: ``(n_portfolios,)``.
         model: The risk model, extended by proxies for held names it does not know.
-        weights: ``(n_portfolios, n_securities)``, exposure as a fraction of NAV, no cash.
+        weights: ``(n_portfolios, n_securities)``, exposure as a fraction of NAV, no cash; a fund
+            whose composition is known is replaced by what it holds.
         cash: ``(n_portfolios,)``, fraction of NAV.
         nav: ``(n_portfolios,)``, base currency.
         table: Table ``portfolios``.
         holdings: The holdings used, without the books set aside.
         empty: Books of the table that hold nothing.
+        funds: ``L``, ``(n_securities, n_securities)``: what a unit of each name holds; None
+            where no composition is known.
+        lines: Weights of the names as they are held and traded, funds among them, so that
+            ``weights = lines L``; None where they are the same.
     """
 
     as_of: dt.date
@@ -46,6 +52,29 @@ class Portfolios:
     table: pl.DataFrame
     holdings: pl.DataFrame
     empty: tuple[str, ...]
+    funds: csr_array | None = None
+    lines: csr_array | None = None
+
+    @property
+    def traded(self) -> csr_array:
+        """Weights of the names as they are held and traded: a fund is one name."""
+        return self.weights if self.lines is None else self.lines
+
+    @property
+    def fund_names(self) -> tuple[str, ...]:
+        """The names that are seen through, in order."""
+        if self.funds is None:
+            return ()
+        return tuple(self.model.securities.labels[i] for i in np.flatnonzero(funds_in(self.funds)))
+
+    def seen_through(self, weights: Float[np.ndarray, " n_securities"]) -> Float[np.ndarray, " n_securities"]:
+        """Weights with each fund replaced by what it holds; what is no fund stays."""
+        return weights if self.funds is None else self.funds.T @ weights
+
+    def _with_lines(self, lines: csr_array) -> "Portfolios":
+        if self.funds is None:
+            return replace(self, weights=lines)
+        return replace(self, weights=csr_array(lines @ self.funds), lines=lines)
 
     @property
     def exposures(self) -> Float[np.ndarray, "n_portfolios n_factors"]:
@@ -65,6 +94,7 @@ class Portfolios:
             ids=Axis("portfolio", self.ids.labels[:n]),
             is_parent=self.is_parent[:n],
             weights=self.weights[:n],
+            lines=None if self.lines is None else self.lines[:n],
             cash=self.cash[:n],
             nav=self.nav[:n],
         )
@@ -82,7 +112,7 @@ class Portfolios:
         columns = self.model.securities.positions(targets["security_id"].to_list(), "targets")
         shape = (len(books.ids), len(self.model.securities))
         weights = csr_array((targets["weight_after"].to_numpy(), (rows, columns)), shape=shape)
-        return _with_parents(replace(books, weights=weights, cash=cash))
+        return _with_parents(replace(books, cash=cash)._with_lines(weights))
 
 
 def weigh_benchmarks(
@@ -145,25 +175,32 @@ def weigh_holdings(
     ``nav_base``, or the sum of values where null. Held names that the model does not know
     take the exposures their declared membership implies (market beta 1 off the curve) with
     a warning, up to the universe's ``unmapped_share`` of NAV; beyond it the book is set
-    aside. Cash alone has no exposure.
+    aside. Cash alone has no exposure. A fund with a composition is seen through: it is
+    measured as what it holds, and stays one name where it is traded.
 
     Args:
         holdings: Table ``holdings`` as read.
         portfolios: Table ``portfolios`` as read.
         model: Risk model.
         curve: Memberships and slopes, for the proxies.
-        universe: Securities and settings.
+        universe: Securities, compositions and settings.
         as_of: Date of the holdings to take; the latest when None.
 
     Raises:
         ContractError: a file as a whole cannot be used.
         DataError: no holdings on that date.
     """
-    checked = check_holdings(holdings, portfolios, known=model.securities, universe=universe, as_of=as_of)
-    extended = _extend(model, curve, list(checked.strangers)) if checked.strangers else model
+    day = as_of or (holdings["as_of"].max() if holdings.schema.get("as_of") == pl.Date else None)
+    funds, doubts = resolve_funds(universe, model.securities, day if isinstance(day, dt.date) else None)
+    known = Axis.of("security", {*model.securities.labels, *funds.names})
+    checked = check_holdings(holdings, portfolios, known=known, universe=universe, as_of=as_of)
+    strangers = sorted({*checked.strangers, *model.securities.missing(funds.names)})
+    extended = _extend(model, curve, strangers) if strangers else model
     books = Axis.of("portfolio", checked.rows["portfolio_id"].to_list())
     leaves = _leaf_portfolios(checked, books, extended)
-    return _with_parents(leaves), checked.notices
+    if funds.names:
+        leaves = replace(leaves, funds=funds.matrix(extended.securities))._with_lines(leaves.weights)
+    return _with_parents(leaves), (*checked.notices, *doubts)
 
 
 def _extend(model: RiskModel, curve: Curve, strangers: list[str]) -> RiskModel:
@@ -226,6 +263,7 @@ def _with_parents(books: Portfolios) -> Portfolios:
         ids=Axis("portfolio", (*books.ids.labels, *names)),
         is_parent=np.concatenate([books.is_parent, np.ones(len(names), dtype=bool)]),
         weights=csr_array(vstack([books.weights, share @ books.weights])),
+        lines=None if books.lines is None else csr_array(vstack([books.lines, share @ books.lines])),
         cash=np.concatenate([books.cash, share @ books.cash]),
         nav=np.concatenate([books.nav, nav]),
     )

@@ -33,7 +33,8 @@ class UniverseFolder:
     Args:
         root: The folder.
         sources: Every file read, by name.
-        tables: ``securities``, and where the folder has them ``portfolios``, ``holdings``, ``benchmarks``.
+        tables: ``securities``, and where the folder has them ``portfolios``, ``holdings``,
+            ``benchmarks``, ``compositions``.
         texts: ``universe.yaml``, ``scenarios/*.yaml``, ``mandates/*.yaml`` by relative name.
     """
 
@@ -69,7 +70,7 @@ def find_universe(name: str) -> Path:
     )
 
 
-BOOK_TABLES: Final = ("securities", "portfolios", "holdings", "benchmarks")
+BOOK_TABLES: Final = ("securities", "portfolios", "holdings", "benchmarks", "compositions")
 
 
 def read_universe(root: Path, overrides: Mapping[str, Path], *, only: Sequence[str] = BOOK_TABLES) -> UniverseFolder:

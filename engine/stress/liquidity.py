@@ -134,7 +134,7 @@ def _positions(
     portfolios: Portfolios,
 ) -> tuple[np.ndarray, np.ndarray, Float[np.ndarray, " n_positions"]]:
     """Row, column and absolute weight of every position that is not zero."""
-    held = portfolios.weights.tocoo()
+    held = portfolios.traded.tocoo()
     rows, columns = held.coords
     some = held.data != 0.0
     return rows[some], columns[some], np.abs(held.data[some])

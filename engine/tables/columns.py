@@ -45,5 +45,8 @@ def count_column(unit: str, *, nullable: bool = False) -> Any:
 LARGEST: Final = 1e15
 """No price, quantity or value is larger; what is would overflow before it could be checked."""
 
+SMALLEST_PRICE: Final = 1e-9
+"""No close is smaller: a return from it could overflow."""
+
 FRACTION = "fraction of NAV"
 MONEY = "base currency"

@@ -6,6 +6,7 @@ from engine.tables.columns import (
     KINDS,
     LARGEST,
     MONEY,
+    SMALLEST_PRICE,
     count_column,
     date_column,
     id_column,
@@ -18,7 +19,7 @@ from engine.tables.columns import (
 class Prices(dy.Schema):
     security_id = id_column(key=True)
     date = date_column(key=True)
-    close = number_column("currency, total-return adjusted", "> 0", min_exclusive=0.0)
+    close = number_column("currency, total-return adjusted", "> 0", min_exclusive=SMALLEST_PRICE, max=LARGEST)
     volume = count_column("shares", nullable=True)
 
 
@@ -63,6 +64,13 @@ class Holdings(dy.Schema):
     currency = text_column()
     market_value_base = number_column(MONEY, min=-LARGEST, max=LARGEST)
     exposure_base = number_column(f"{MONEY}, by delta", nullable=True, min=-LARGEST, max=LARGEST)
+
+
+class Compositions(dy.Schema):
+    as_of = date_column(key=True)
+    security_id = id_column(key=True)
+    constituent_id = id_column(key=True)
+    weight = number_column("fraction of the fund", "< 0 is a short")
 
 
 class Benchmarks(dy.Schema):

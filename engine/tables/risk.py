@@ -61,6 +61,13 @@ class PortfolioExposures(dy.Schema):
     volatility_contribution = number_column("fraction of NAV per square-root year")
 
 
+class PortfolioCurve(dy.Schema):
+    portfolio_id = id_column(key=True)
+    stage = one_of_column(STAGES, key=True)
+    contrast = id_column(key=True)
+    sensitivity = number_column("return per unit of the contrast of the tiers' pure returns")
+
+
 class RiskFactors(dy.Schema):
     portfolio_id = id_column(key=True)
     stage = one_of_column(STAGES, key=True)

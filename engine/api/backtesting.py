@@ -7,6 +7,7 @@ from typing import Final
 
 from engine.api.calibrating import PriceInputs, read_inputs
 from engine.conventions import MARKET
+from engine.curve.industries import industry_ids
 from engine.curve.universe import Universe
 from engine.documents import suggestion
 from engine.errors import UsageError
@@ -190,7 +191,7 @@ def _observed(text: str, universe: Universe) -> tuple[str, ...]:
 def _scenario(kind: str, name: str, given: PriceInputs, sources: list[Source]) -> Scenario:
     settings = given.universe.settings
     vocabulary = {
-        "factor": (MARKET, *settings.tier_ids),
+        "factor": (MARKET, *settings.tier_ids, *industry_ids(given.universe)),
         "tier": settings.tier_ids,
         "security": tuple(given.universe.securities["security_id"].to_list()),
     }

@@ -98,7 +98,7 @@ def estimate_exposures(panel: ReturnPanel, factors: FactorPanel, universe: Unive
         MATH.md 1. Oracle: scikit-learn ``Ridge`` on rescaled factors, tests/test_oracles.py.
     """
     settings = universe.settings.calibration
-    weights = _day_weights(panel, universe)
+    weights = day_weights(panel, universe)
     tiers = Axis("tier", factors.factors.labels[1:])
     prior = membership_prior(panel.securities, universe.memberships, tiers, factors.beta)
     moments = _moments(panel, factors, universe, weights)
@@ -132,13 +132,13 @@ def estimate_exposures(panel: ReturnPanel, factors: FactorPanel, universe: Unive
         values=values,
         prior_share=share,
         standard_error=np.where(enough[:, None], np.sqrt(np.maximum(noise[:, None] * spread, 0.0)), np.nan),
-        residuals=_residuals(panel, factors, values, weights),
+        residuals=residuals_of(panel, factors, values, weights),
         n_days=days,
         prior_variance=tau,
     )
 
 
-def _day_weights(panel: ReturnPanel, universe: Universe) -> Float[np.ndarray, " n_days"]:
+def day_weights(panel: ReturnPanel, universe: Universe) -> Float[np.ndarray, " n_days"]:
     """Decay, times the day's dispersion to the power ``-day_weight_power``, summing to 1.
 
     The dispersion is the standard deviation of the stocks' returns: a day on which names
@@ -235,12 +235,13 @@ def _inverse_diagonal(matrices: Float[np.ndarray, "n k k"]) -> Float[np.ndarray,
     return np.diagonal(np.linalg.inv(matrices), axis1=1, axis2=2)
 
 
-def _residuals(
+def residuals_of(
     panel: ReturnPanel,
     factors: FactorPanel,
     values: Float[np.ndarray, "n k"],
     weights: Float[np.ndarray, " n_days"],
 ) -> Float[np.ndarray, "n_days n"]:
+    """What the factors leave of each return, about its weighted mean; NaN where the return is missing."""
     left = panel.values - factors.values @ values.T
     seen = np.isfinite(left)
     decay = np.where(seen, weights[:, None], 0.0)

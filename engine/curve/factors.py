@@ -1,7 +1,7 @@
 """Baskets become pure factors: the market, and what each tier does beyond it."""
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -24,11 +24,11 @@ RESCALED: Final = 0.25
 
 @dataclass(frozen=True, slots=True)
 class FactorPanel:
-    """Daily returns of the factors ``(market, pure tier 1, ..., pure tier J)``.
+    """Daily returns of the factors ``(market, pure tier 1, ..., pure tier J, industries)``.
 
     Args:
         dates: Trading days in order.
-        factors: Axis of the columns: the market, then the tiers in the order of the curve.
+        factors: Axis of the columns: the market, the tiers in the order of the curve, then industries if any.
         values: ``(n_days, n_factors)``, decimals a day, no gap.
         basket_returns: ``(n_days, n_tiers)``, the total return of each basket.
         beta: ``(n_tiers,)``, decayed slope of each basket on the market.
@@ -41,6 +41,12 @@ class FactorPanel:
     basket_returns: Float[np.ndarray, "n_days n_tiers"]
     beta: Float[np.ndarray, " n_tiers"]
     core: Bool[np.ndarray, "n_tiers n_securities"]
+
+    @property
+    def curve_only(self) -> "FactorPanel":
+        """The panel of the market and the tiers, without the industries that may follow them."""
+        k = 1 + len(self.beta)
+        return replace(self, factors=Axis("factor", self.factors.labels[:k]), values=self.values[:, :k])
 
     @property
     def frame(self) -> pl.DataFrame:

@@ -48,6 +48,8 @@ class CalibrationSettings(Strict):
     correlation_half_life_days: float = Field(default=126.0, gt=1)
     specific_half_life_days: float = Field(default=63.0, gt=1)
     basket_weights: Literal["equal", "sqrt_cap"] = "equal"
+    industry_level: Literal["gics_sector", "gics_sub_industry"] | None = None
+    industry_minimum_names: int = Field(default=5, ge=2)
     newey_west_lags: int = Field(default=0, ge=0, le=20)
     correlation_shrinkage: float = Field(default=0.0, ge=0.0, le=1.0)
     eigenfactor: bool = False

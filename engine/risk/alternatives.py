@@ -11,6 +11,7 @@ from engine.contracts import CONTRACTS, empty
 from engine.conventions import ALTERNATIVE_MODELS
 from engine.curve.cross_section import estimate_cross_section
 from engine.curve.exposures import estimate_exposures
+from engine.curve.industries import add_industries
 from engine.curve.universe import CalibrationSettings, Universe
 from engine.errors import AlignmentError, CalibrationError, ModelError
 from engine.intake import Notice, admit
@@ -37,7 +38,8 @@ def estimate_alternatives(base: Calibration, universe: Universe) -> tuple[dict[s
     """The base model seen three other ways, on its own securities, factors and tails.
 
     ``short``: exposures, volatilities, correlations and specific variances with a third of
-    their half-lives. ``stress``: the factor covariance of the worst decile of days of the first
+    their half-lives (an industry's exposures on the industry net of market and tiers by the
+    same short memory). ``stress``: the factor covariance of the worst decile of days of the first
     tier's pure factor. ``cross_section``: exposures from characteristics
     (``curve/cross_section``) and the specific variance of what they leave.
 
@@ -56,7 +58,8 @@ def estimate_alternatives(base: Calibration, universe: Universe) -> tuple[dict[s
     settings = universe.settings.calibration
     fast = _shorter(settings)
     hurried = replace(universe, settings=universe.settings.model_copy(update={"calibration": fast}))
-    quick = estimate_exposures(base.panel, base.factors, hurried)
+    narrow = base.factors.curve_only
+    _, quick = add_industries(base.panel, narrow, estimate_exposures(base.panel, narrow, hurried), hurried)
     crossed = estimate_cross_section(base.panel, base.factors, universe, base.exposures)
     models: dict[str, RiskModel] = {
         "short": replace(

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from engine.curve.coordinates import BOOTSTRAP_SEED, place_tiers
 from engine.curve.exposures import ExposurePanel, estimate_exposures
 from engine.curve.factors import FactorPanel, build_factors, doubt_prices
+from engine.curve.industries import add_industries
 from engine.curve.returns import ReturnPanel, build_returns
 from engine.curve.tiers import Curve, declare_curve
 from engine.curve.universe import CalibrationSettings, Universe
@@ -112,6 +113,7 @@ def calibrate_panel(
     settings = universe.settings.calibration
     factors = build_factors(panel, universe)
     exposures = estimate_exposures(panel, factors, universe)
+    factors, exposures = add_industries(panel, factors, exposures, universe)
     adjustments = chosen_adjustments(settings)
     covariance = _factor_covariance(factors, settings, adjustments)
     variance, issuers = estimate_specific_variance(

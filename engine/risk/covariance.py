@@ -11,6 +11,9 @@ from engine.curve.factors import decay_weights
 from engine.errors import CalibrationError, ModelError
 
 EIGENFACTOR_DRAWS: Final = 1000
+EIGENFACTOR_NUMBERS: Final = 64_000
+"""At most this many numbers are drawn, so that 16 factors (250 draws) take no longer than 8."""
+
 EIGENFACTOR_SEED: Final = 20110601
 EIGENFACTOR_STRENGTH: Final = 1.4
 """``a`` of Menchero, Wang and Orr (2011): returns have fatter tails than the draws."""
@@ -178,9 +181,10 @@ def adjust_eigenfactors(covariance: Float[np.ndarray, "k k"], *, effective_days:
     days = max(round(effective_days), 2 * len(true) + 2)
     generator = np.random.default_rng(EIGENFACTOR_SEED)
     # Bartlett: the lower triangle of a Wishart draw, instead of the days themselves.
-    roots = np.tril(generator.standard_normal((EIGENFACTOR_DRAWS, len(true), len(true))), -1)
+    draws = min(EIGENFACTOR_DRAWS, max(EIGENFACTOR_NUMBERS // len(true) ** 2, 1))
+    roots = np.tril(generator.standard_normal((draws, len(true), len(true))), -1)
     at = np.arange(len(true))
-    roots[:, at, at] = np.sqrt(generator.chisquare(days - at, (EIGENFACTOR_DRAWS, len(true))))
+    roots[:, at, at] = np.sqrt(generator.chisquare(days - at, (draws, len(true))))
     roots *= np.sqrt(true)[:, None]
     samples = roots @ roots.transpose(0, 2, 1) / days
     sampled, seen = np.linalg.eigh(samples)

@@ -351,7 +351,8 @@ def _query(store: duckdb.DuckDBPyConnection, sql: str) -> pl.DataFrame:
 def _factor_moves(store: duckdb.DuckDBPyConnection, body: ShockBody) -> list[tuple[str, str, float, float]]:
     """Stated and applied factor moves from the tables, by hand: no view of the bundled library names a security."""
     beta = dict(store.execute("select tier, beta from tiers").fetchall())
-    factors = ["market", *[tier for (tier,) in store.execute("select tier from tiers order by ordinal").fetchall()]]
+    others = store.execute("select distinct factor_1 from factor_covariance where factor_1 != 'market'").fetchall()
+    factors = ["market", *sorted(factor for (factor,) in others)]
     cells = {(a, b): value for a, b, value in store.execute("from factor_covariance").fetchall()}
     covariance = np.array([[cells[a, b] for b in factors] for a in factors])
     rows, values = np.zeros((len(body.views), len(factors))), np.array([view.number for view in body.views])

@@ -15,8 +15,10 @@ _PUBLIC = {
     "calibrate_model": "engine.api.calibrating",
     "describe_tiers": "engine.api.curving",
     "load_universe": "engine.api.loading",
+    "nowcast_portfolios": "engine.api.nowcasting",
     "rebalance_portfolios": "engine.api.rebalancing",
     "reverse_stress_portfolios": "engine.api.reversing",
+    "score_nowcast": "engine.api.nowcasting",
     "stress_portfolios": "engine.api.stressing",
     "validate_model": "engine.api.validating",
 }
@@ -28,8 +30,10 @@ __all__ = [
     "calibrate_model",
     "describe_tiers",
     "load_universe",
+    "nowcast_portfolios",
     "rebalance_portfolios",
     "reverse_stress_portfolios",
+    "score_nowcast",
     "stress_portfolios",
     "validate_model",
 ]

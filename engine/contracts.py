@@ -14,7 +14,7 @@ import dataframely as dy
 import polars as pl
 
 from engine.conventions import CASH_PREFIX
-from engine.tables import inputs, model, reverse, risk, scores, stress, trades
+from engine.tables import inputs, model, nowcasts, reverse, risk, scores, stress, trades
 
 ROW_NUMBER: Final = "row_number"
 
@@ -97,6 +97,13 @@ CONTRACTS: Final = MappingProxyType(
             "backtest_names": scores.BacktestNames,
             "validation_days": scores.ValidationDays,
             "validation_books": scores.ValidationBooks,
+            "tape": nowcasts.Tape,
+            "closing": nowcasts.Closing,
+            "nowcast": nowcasts.Nowcast,
+            "nowcast_names": nowcasts.NowcastNames,
+            "nowcast_scenarios": nowcasts.NowcastScenarios,
+            "nowcast_scores": nowcasts.NowcastScores,
+            "nowcast_book_scores": nowcasts.NowcastBookScores,
             "targets": trades.Targets,
             "trades": trades.Trades,
             "limits": trades.Limits,

@@ -299,8 +299,8 @@ def test_how_often_is_said_in_days_below_a_year(
     assert words in screen.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_the_bundled_day_stands_outside_the_past_of_its_model(bundled: LoadedUniverse) -> None:
+def test_the_bundled_day_is_as_far_as_the_farthest_days_of_its_model(bundled: LoadedUniverse) -> None:
     row = stress_portfolios(bundled).tables["scenario_summary"].row(0, named=True)
-    assert (row["empirical_exceeded"], row["empirical_days"]) == (0, 378)
+    assert (row["empirical_exceeded"], row["empirical_days"]) == (1, 378)
     assert row["outside_guard_rails"] is False
     assert all(dt.date.fromisoformat(day) <= bundled.model.as_of for day in row["nearest_dates"].split())

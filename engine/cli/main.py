@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "calibrate": ("engine.cli.calibrate", "Turn prices into the risk model of a universe."),
     "tiers": ("engine.cli.tiers", "Show the curve: where its tiers lie, and who behaves like them."),
     "validate": ("engine.cli.validate", "Check the model's one-day-ahead risk on fixed books, day by day."),
+    "nowcast": ("engine.cli.nowcast", "Estimate from a few prints what every book has lost so far."),
     "backtest": ("engine.cli.backtest", "Score the model of the day before an event on the event."),
 }
 """Commands in the order a new user meets them: module and one line of help."""

@@ -1,11 +1,13 @@
 """``engine stress``."""
 
 import datetime as dt
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from engine.api.loading import LoadedUniverse, load_universe
+from engine.api.replaying import observe_replays
 from engine.api.stressing import StressResult, StressTerms, stress_portfolios
 from engine.cli.options import (
     book_options,
@@ -27,6 +29,8 @@ from engine.store.past_runs import read_run_table
 @click.option("--detail", is_flag=True, help="Also the ten names that cost each book most.")
 @click.option("--out", type=click.Path(), help="Also write the tables below this folder.")
 @click.option("--previous", type=click.Path(), help="Folder of the run before; a risk tier improves only clearly.")
+@click.option("--prices", type=click.Path(), help="Price table from which replays take the names' own returns.")
+@click.option("--require-approved", is_flag=True, help="Refuse scenarios without an approval that still holds.")
 @click.option("--fail-on-breach", is_flag=True, help="Exit 1 when a budget is breached or a book set aside.")
 @format_option("table", "json", "csv")
 @quiet_option
@@ -40,6 +44,8 @@ def command(
     detail: bool,
     out: str | None,
     previous: str | None,
+    prices: str | None,
+    require_approved: bool,
     fail_on_breach: bool,
     form: str,
     quiet: bool,
@@ -52,8 +58,13 @@ def command(
     files = {name: Path(name) for name in scenarios if name.endswith((".yaml", ".yml"))}
     texts = {name: decode_text(read_source(path, name, may_be_empty=True)) for name, path in files.items()}
     tiers, past = _previous(previous)
-    terms = StressTerms(previous=tiers)
-    result = stress_portfolios(loaded, [name for name in scenarios if name not in files], texts=texts, terms=terms)
+    ids = [name for name in scenarios if name not in files]
+    terms = StressTerms(require_approved=require_approved, previous=tiers)
+    if prices is not None:
+        days, read, noticed = observe_replays(loaded, ids, texts, prices)
+        terms, past = replace(terms, observed=days), [*past, read]
+        warn(noticed, (), quiet=quiet)
+    result = stress_portfolios(loaded, ids, texts=texts, terms=terms)
     warn(result.notices, result.refused, quiet=quiet)
     if out is not None:
         click.echo(f"written: {_write(Path(out), loaded, result, [*_scenario_files(texts), *past])}", err=True)

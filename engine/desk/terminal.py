@@ -63,6 +63,9 @@ def show_stress(screen: Console, tables: Mapping[str, pl.DataFrame], tiers: Sequ
         screen.print(_loss_table(rows, parts, tiers if wide else (), full=screen.width >= FULL))
         if not wide:
             screen.print(_part_table(rows, parts, tiers))
+        leaves = tables["stress_trees"].filter(pl.col("scenario_id") == scenario["scenario_id"])
+        if leaves.height:
+            screen.print(_tree_table(rows, leaves))
         breaches = one.filter("breach").height
         budgeted = one["budget"].is_not_null().sum()
         verdict = f"{breaches} of {budgeted} budgets breached" if budgeted else "no book has a budget here"
@@ -141,10 +144,11 @@ def _scenario_head(screen: Console, scenario: Mapping[str, Any]) -> None:
     if scenario["guard_rails"] is not None:
         screen.print(Text(f"outside guard-rails: {scenario['guard_rails']}", style="bold red"))
     days, explained = scenario["horizon_days"], scenario["propagation_r2"]
-    screen.print(
-        f"{days} trading day{'s' if days > 1 else ''}, propagation {scenario['propagation']}; "
-        f"distance {scenario['distance']:.1f}, t tail {scenario['tail_probability']:.1e}"
-    )
+    how = scenario["kind"] if scenario["propagation"] is None else f"propagation {scenario['propagation']}"
+    far = "its leaves have their own distances"
+    if scenario["distance"] is not None:
+        far = f"distance {scenario['distance']:.1f}, t tail {scenario['tail_probability']:.1e}"
+    screen.print(f"{days} trading day{'s' if days > 1 else ''}, {how}; {far}")
     screen.print(
         f"moves up to {scenario['extrapolation']:.1f}x the largest seen, "
         + ("" if explained is None else f"views explain {100.0 * explained:.0f} % of variance, ")
@@ -251,6 +255,26 @@ def _part_table(rows: list[dict[str, Any]], parts: pl.DataFrame, tiers: Sequence
         table.add_column(tier, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(escape(row["name"]), *[percent(split.get((row["portfolio_id"], tier))) for tier in tiers])
+    return table
+
+
+def _tree_table(rows: list[dict[str, Any]], trees: pl.DataFrame) -> Table:
+    """What the leaves of a tree say of each book."""
+    table = Table("book", box=None, pad_edge=False, header_style="bold", title="leaves, %", title_justify="left")
+    for heading in ("mean", "sd", "worst tenth", "worst leaf", "", "over budget"):
+        table.add_column(heading, justify="left" if heading == "" else "right", no_wrap=True)
+    figures = {row["portfolio_id"]: row for row in trees.iter_rows(named=True)}
+    for row in rows:
+        tree = figures[row["portfolio_id"]]
+        table.add_row(
+            escape(row["name"]),
+            percent(tree["mean"]),
+            percent(tree["standard_deviation"]),
+            percent(0.0 - tree["expected_shortfall"]),
+            percent(tree["worst_pnl"]),
+            escape(tree["worst_leaf"]),
+            percent(tree["over_budget"], 0),
+        )
     return table
 
 

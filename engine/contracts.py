@@ -95,6 +95,8 @@ CONTRACTS: Final = MappingProxyType(
             "scenario_factors": stress.ScenarioFactors,
             "backtest_days": scores.BacktestDays,
             "backtest_names": scores.BacktestNames,
+            "hindsight": scores.Hindsight,
+            "hindsight_tiers": scores.HindsightTiers,
             "validation_days": scores.ValidationDays,
             "validation_books": scores.ValidationBooks,
             "tape": nowcasts.Tape,

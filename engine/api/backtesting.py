@@ -11,7 +11,7 @@ from engine.curve.industries import industry_ids
 from engine.curve.universe import Universe
 from engine.documents import suggestion
 from engine.errors import UsageError
-from engine.scenarios.library import read_library
+from engine.scenarios.library import ScenarioLibrary, read_library
 from engine.scenarios.scenario import Scenario
 from engine.store.files import Source, decode_table, decode_text, read_source
 from engine.stress.backtest import Backtest, Rules, Told, backtest_event
@@ -188,14 +188,19 @@ def _observed(text: str, universe: Universe) -> tuple[str, ...]:
     return names
 
 
-def _scenario(kind: str, name: str, given: PriceInputs, sources: list[Source]) -> Scenario:
+def price_library(given: PriceInputs) -> ScenarioLibrary:
+    """The universe's scenarios, which may name what its settings and securities have: there is no model yet."""
     settings = given.universe.settings
     vocabulary = {
         "factor": (MARKET, *settings.tier_ids, *industry_ids(given.universe)),
         "tier": settings.tier_ids,
         "security": tuple(given.universe.securities["security_id"].to_list()),
     }
-    library = read_library(given.scenarios, vocabulary)
+    return read_library(given.scenarios, vocabulary)
+
+
+def _scenario(kind: str, name: str, given: PriceInputs, sources: list[Source]) -> Scenario:
+    library = price_library(given)
     if kind == "views":
         sources.append(read_source(Path(name), name, may_be_empty=True))
         library, name = library.with_text(decode_text(sources[0]), name)

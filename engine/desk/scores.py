@@ -104,3 +104,37 @@ def _show_tiers(screen: Console, tiers: Mapping[str, Mapping[str, Any]]) -> None
         sizes = (percent(row["mean_absolute_error"], 2), percent(row["mean_absolute_return"], 2))
         table.add_row(tier, *sizes, f"{row['explained']:.3f}")
     screen.print(table)
+
+
+def show_hindsight(
+    screen: Console, tables: Mapping[str, pl.DataFrame], controls: Mapping[str, Mapping[str, float]]
+) -> None:
+    """One row a shock and day it describes, the median of its control days below, then the tiers not stated."""
+    screen.print("[bold]hindsight[/bold] each day with the model of the day before")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("told", overflow="fold")
+    table.add_column("day", no_wrap=True)
+    for heading in ("days", "R2", "gain", "rank", "sign %", "band %"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    events = tables["hindsight"].filter(pl.col("kind") == "event")
+    for shock, days in events.group_by("shock", maintain_order=True):
+        for row in days.iter_rows(named=True):
+            name, day = escape(row["shock"]), row["event_date"].isoformat()
+            table.add_row(name, day, str(row["horizon_days"]), *_measures(row))
+        if median := controls.get(str(shock[0])):
+            table.add_row("", "controls", "", *_measures(median), style="dim")
+    screen.print(table)
+    left = tables["hindsight_tiers"].filter((pl.col("kind") == "event") & ~pl.col("stated"))
+    if left.height:
+        parts = Table("told", "day", "tier not stated", box=None, pad_edge=False)
+        for heading in ("predicted %", "realised %"):
+            parts.add_column(heading, justify="right")
+        for row in left.iter_rows(named=True):
+            sizes = (percent(row["predicted"], 2), percent(row["realised"], 2))
+            parts.add_row(escape(row["shock"]), row["event_date"].isoformat(), row["tier"], *sizes)
+        screen.print(parts)
+
+
+def _measures(row: Mapping[str, Any]) -> tuple[str, ...]:
+    shares = (percent(row[name], 0) for name in ("sign_accuracy", "band_coverage"))
+    return (*(f"{row[name]:.2f}" for name in ("r2", "gain", "rank_correlation")), *shares)

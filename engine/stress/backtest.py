@@ -189,16 +189,36 @@ def score_day(
     Raises:
         CalibrationError, ConfigurationError: as ``backtest_event``.
     """
+    return score_told(history, universe, calibrate_before(history, universe, event_date, tails), event_date, rules)
+
+
+def calibrate_before(
+    history: PriceHistory, universe: Universe, event_date: dt.date, tails: Tails | None
+) -> Calibration:
+    """The calibration as of the trading day before a day.
+
+    Raises:
+        CalibrationError: no trading day, or a history too short before it.
+    """
+    as_of = history.dates[_position(history, event_date) - 1]
+    panel, notices = history.panel(as_of=as_of, history_days=universe.settings.calibration.history_days)
+    return calibrate_panel(panel, universe, notices=notices, tails=tails, source=history.source)
+
+
+def score_told(
+    history: PriceHistory, universe: Universe, calibration: Calibration, event_date: dt.date, rules: Rules
+) -> Backtest:
+    """Score one day with the calibration of the day before, which may serve for several tellings.
+
+    Raises:
+        CalibrationError, ConfigurationError: as ``backtest_event``.
+    """
     source, horizon = history.source, rules.told.horizon_days
-    at = _position(history, event_date)
-    end = at + horizon - 1
+    end = _position(history, event_date) + horizon - 1
     if end >= len(history.dates):
         raise CalibrationError(
             f"{source}: {horizon} trading days from {event_date} are scored, but the prices end on {history.dates[-1]}"
         )
-    settings = universe.settings.calibration
-    panel, notices = history.panel(as_of=history.dates[at - 1], history_days=settings.history_days)
-    calibration = calibrate_panel(panel, universe, notices=notices, tails=tails, source=source)
     after, later = history.panel(as_of=history.dates[end], history_days=horizon)
     after = after.among(calibration.model.securities)
     if not np.nan_to_num(after.values).any():
@@ -227,6 +247,13 @@ def score_day(
         names=names.drop("market_only"),
         notices=tuple(dict.fromkeys((*calibration.notices, *later))),
     )
+
+
+def tier_error(tiers: pl.DataFrame) -> float | None:
+    """Mean absolute error of the tiers that were not stated; None where all were."""
+    left = tiers.filter(~pl.col("stated") & pl.col("realised").is_not_null())
+    miss = (left["predicted"] - left["realised"]).to_numpy()
+    return float(np.abs(miss).mean()) if left.height else None
 
 
 def _stated(scenario: Scenario) -> frozenset[str]:

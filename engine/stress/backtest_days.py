@@ -15,7 +15,7 @@ from engine.curve.universe import Universe
 from engine.errors import CalibrationError, ConfigurationError, EngineError, ModelError
 from engine.intake import Notice, screen
 from engine.risk.tails import Tails
-from engine.stress.backtest import MONTH_OF_DAYS, Backtest, Rules, read_around, score_day, tails_before
+from engine.stress.backtest import MONTH_OF_DAYS, Backtest, Rules, read_around, score_day, tails_before, tier_error
 
 MEASURED: Final = (
     "gain",
@@ -184,7 +184,7 @@ def _days_frame(scored: list[Backtest], kinds: list[str]) -> pl.DataFrame:
             "model_as_of": one.as_of,
             **one.scores,
             **one.figures,
-            "tier_error": _tier_error(one.tiers),
+            "tier_error": tier_error(one.tiers),
             "n": int(one.scores["n"]),
         }
         for one, kind in zip(scored, kinds, strict=True)
@@ -192,12 +192,6 @@ def _days_frame(scored: list[Backtest], kinds: list[str]) -> pl.DataFrame:
     columns = CONTRACTS["backtest_days"].columns
     frame = pl.DataFrame(rows, schema_overrides=dict(columns), infer_schema_length=None)
     return frame.with_columns(pl.col("tier_spread").fill_nan(None)).select(*columns).sort("event_date")
-
-
-def _tier_error(tiers: pl.DataFrame) -> float | None:
-    left = tiers.filter(~pl.col("stated") & pl.col("realised").is_not_null())
-    miss = (left["predicted"] - left["realised"]).to_numpy()
-    return float(np.abs(miss).mean()) if left.height else None
 
 
 def _summary(frame: pl.DataFrame, tiers: pl.DataFrame) -> dict[str, Any]:

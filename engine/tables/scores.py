@@ -2,7 +2,15 @@
 
 import dataframely as dy
 
-from engine.tables.columns import FRACTION, count_column, date_column, id_column, number_column, one_of_column
+from engine.tables.columns import (
+    FRACTION,
+    count_column,
+    date_column,
+    id_column,
+    number_column,
+    one_of_column,
+    text_column,
+)
 
 
 class BacktestDays(dy.Schema):
@@ -21,6 +29,32 @@ class BacktestDays(dy.Schema):
     book_pnl = number_column(f"{FRACTION}, mean absolute of random books", ">= 0", min=0.0)
     book_error = number_column(f"{FRACTION}, mean absolute of random books", ">= 0", min=0.0)
     book_error_market_only = number_column(f"{FRACTION}, mean absolute of random books", ">= 0", min=0.0)
+
+
+class Hindsight(dy.Schema):
+    shock = text_column(key=True)
+    event_date = date_column(key=True)
+    kind = one_of_column(("event", "control"))
+    model_as_of = date_column()
+    horizon_days = count_column("trading days")
+    n = count_column("names scored")
+    r2 = number_column("share of the cross-section explained", "<= 1", max=1.0)
+    r2_market_only = number_column("the same by market beta alone", "<= 1", max=1.0)
+    gain = number_column("r2 less r2_market_only")
+    rank_correlation = number_column("correlation", "-1..1")
+    sign_accuracy = number_column("share", "0..1", min=0.0, max=1.0)
+    band_coverage = number_column("share of names inside their band", "0..1", min=0.0, max=1.0)
+    tier_error = number_column("mean absolute error of the tiers not stated", ">= 0", nullable=True, min=0.0)
+
+
+class HindsightTiers(dy.Schema):
+    shock = text_column(key=True)
+    event_date = date_column(key=True)
+    tier = id_column(key=True)
+    kind = one_of_column(("event", "control"))
+    stated = dy.Bool(nullable=False)
+    predicted = number_column("total return over the horizon")
+    realised = number_column("total return over the horizon", nullable=True)
 
 
 class BacktestNames(dy.Schema):

@@ -52,8 +52,8 @@ class Contract:
         return list(self.schema.primary_key())
 
 
-RAISED: Final = MappingProxyType({"scenario_summary": 2, "stress": 2})
-"""The version of every contract that has left its first: a summary knows trees, a stress active budgets."""
+RAISED: Final = MappingProxyType({"scenario_summary": 3, "stress": 2})
+"""The version of every contract that has left its first: a summary knows trees and the past, a stress benchmarks."""
 
 CONTRACTS: Final = MappingProxyType(
     {

@@ -142,7 +142,7 @@ def prepare(
     outcomes: list[Outcome] = []
     for scenario in chosen:
         try:
-            outcomes.append(unfold(scenario, portfolios.model, loaded.curve, terms.observed))
+            outcomes.append(unfold(scenario, portfolios.model, loaded.curve, terms.observed, loaded.history))
         except ConfigurationError as error:
             refused += error.faults
     if not outcomes:
@@ -153,7 +153,7 @@ def prepare(
     ]
     moves = None
     if loaded.alternatives:
-        moves = apply_models(outcomes, loaded.alternatives, loaded.curve, terms.observed)
+        moves = apply_models(outcomes, loaded.alternatives, loaded.curve, terms.observed, loaded.history)
     return Prepared(portfolios, tuple(outcomes), moves, tuple(refused), (*notices, *doubts))
 
 

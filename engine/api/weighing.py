@@ -40,7 +40,7 @@ def unfold_library(loaded: LoadedUniverse, model: RiskModel) -> tuple[tuple[Outc
     faults = {name: "; ".join(words) for name, words in refused.items()}
     for name, scenario in good.items():
         try:
-            outcomes.append(unfold(scenario, model, loaded.curve))
+            outcomes.append(unfold(scenario, model, loaded.curve, history=loaded.history))
         except ConfigurationError as error:
             faults[name] = "; ".join(error.faults)
     for name in sorted(faults):

@@ -13,6 +13,7 @@ TOTAL: Final = 1e-9
 """How far probabilities may miss 1: written numbers are rounded."""
 
 Propagation: TypeAlias = Literal["none", "conditional", "historical"]
+"""Views as they stand, the model's mean given them, or the past reweighted until they hold."""
 
 
 class Liquidity(Strict):

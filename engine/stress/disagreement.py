@@ -13,6 +13,7 @@ from engine.contracts import empty
 from engine.conventions import BASE_MODEL
 from engine.curve.tiers import Curve
 from engine.errors import ConfigurationError
+from engine.risk.history import FactorHistory
 from engine.risk.model import RiskModel
 from engine.risk.portfolios import Portfolios
 from engine.scenarios.scenario import Scenario
@@ -48,6 +49,7 @@ def apply_models(
     alternatives: Mapping[str, RiskModel],
     curve: Curve,
     observed: Mapping[dt.date, ObservedDay],
+    history: FactorHistory | None = None,
 ) -> ModelMoves:
     """Work every scenario out again under each alternative.
 
@@ -60,12 +62,13 @@ def apply_models(
         alternatives: Models by name, on the axes that the base had before its proxies.
         curve: Slopes of the tiers.
         observed: Days that replays may read.
+        history: Past of the factors, for ``propagation: historical``.
     """
     base = outcomes[0].model
     rows = [[outcome.total for outcome in outcomes]]
     for model in alternatives.values():
         extended = _extended(model, base)
-        rows.append([_total(outcome.scenario, extended, curve, observed) for outcome in outcomes])
+        rows.append([_total(outcome.scenario, extended, curve, observed, history) for outcome in outcomes])
     scenarios = tuple(outcome.scenario.id for outcome in outcomes)
     return ModelMoves((BASE_MODEL, *alternatives), scenarios, base.securities, np.array(rows))
 
@@ -97,10 +100,14 @@ def measure_models(portfolios: Portfolios, moves: ModelMoves | None, *, stage: s
 
 
 def _total(
-    scenario: Scenario, model: RiskModel, curve: Curve, observed: Mapping[dt.date, ObservedDay]
+    scenario: Scenario,
+    model: RiskModel,
+    curve: Curve,
+    observed: Mapping[dt.date, ObservedDay],
+    history: FactorHistory | None,
 ) -> Float[np.ndarray, " n_securities"]:
     try:
-        return unfold(scenario, model, curve, observed).total
+        return unfold(scenario, model, curve, observed, history).total
     except ConfigurationError:
         return np.full(len(model.securities), np.nan)
 

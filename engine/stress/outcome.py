@@ -13,6 +13,7 @@ from scipy.sparse import csr_array
 from engine.conventions import MARKET
 from engine.curve.tiers import Curve
 from engine.errors import ConfigurationError
+from engine.risk.history import FactorHistory
 from engine.risk.model import RiskModel
 from engine.scenarios.kinds import PathBody, ReplayBody, ReplayDay, ShockBody, TreeBody
 from engine.scenarios.scenario import Scenario
@@ -137,6 +138,7 @@ def unfold(
     model: RiskModel,
     curve: Curve,
     observed: Mapping[dt.date, ObservedDay] | None = None,
+    history: FactorHistory | None = None,
 ) -> Outcome:
     """Work out a scenario of any kind.
 
@@ -150,6 +152,7 @@ def unfold(
         model: Risk model.
         curve: Slopes of the tiers.
         observed: Days that a replay may read, from ``observe_days``.
+        history: Past of the factors, for ``propagation: historical``.
 
     Raises:
         ConfigurationError: views that cannot be met, or a replay of a day that is neither
@@ -162,7 +165,7 @@ def unfold(
     match body:
         case TreeBody():
             branches = tuple(
-                (leaf.probability, unfold(part, model, curve, observed))
+                (leaf.probability, unfold(part, model, curve, observed, history))
                 for leaf, part in zip(body.leaves, scenario.parts, strict=True)
             )
             layers = [
@@ -170,13 +173,14 @@ def unfold(
             ]
             return Outcome(scenario, model, tuple(layers), branches)
         case PathBody():
-            return Outcome(scenario, model, _chain([unfold(part, model, curve, observed) for part in scenario.parts]))
+            steps = [unfold(part, model, curve, observed, history) for part in scenario.parts]
+            return Outcome(scenario, model, _chain(steps))
         case ReplayBody():
             return Outcome(
                 scenario, model, _chain([_replayed(scenario, day, model, curve, observed) for day in body.days])
             )
         case _:
-            return Outcome.of(propagate(scenario, model, curve))
+            return Outcome.of(propagate(scenario, model, curve, history))
 
 
 def _chain(steps: list[Outcome]) -> tuple[Layer, ...]:

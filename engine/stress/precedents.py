@@ -87,7 +87,7 @@ def find_precedents(shock: Shock, history: FactorHistory) -> Precedents:
     if not days or (shock.specifics.any() and not shock.factors.any()):
         return Precedents(None, days, None, None, None, dates, cosines)
     views = shock.views
-    whole = views.propagated == 1.0 and not views.on_specifics.any()
+    whole = shock.views_counted == len(views.values) and not views.on_specifics.any()
     if whole:
         a = views.on_factors
         past = _squared_distances(moves @ a.T, a @ covariances @ a.T)

@@ -7,10 +7,13 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
+from engine.conventions import TRADING_DAYS
 from engine.curve.tiers import Curve
 from engine.errors import ConfigurationError
+from engine.risk.history import FactorHistory
 from engine.risk.model import RiskModel
 from engine.scenarios.scenario import Scenario
+from engine.stress.pooling import MomentViews, pool_history
 from engine.stress.resolve import Views, resolve_views
 
 ILL_CONDITIONED: Final = 1e8
@@ -24,6 +27,9 @@ TIED: Final = 1e-4
 
 AGREE: Final = 1e-6
 """Views that follow from each other agree when they differ by less than this share."""
+
+LEAST_STRETCHES: Final = 10
+"""The past must hold the horizon this many times over before it may be reweighted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,25 +101,31 @@ class Shock:
         ).sort("scenario_id", "security_id")
 
 
-def propagate(scenario: Scenario, model: RiskModel, curve: Curve) -> Shock:
-    """Apply a scenario: as stated, or as the conditional mean given its views.
+def propagate(scenario: Scenario, model: RiskModel, curve: Curve, history: FactorHistory | None = None) -> Shock:
+    """Apply a scenario: as stated, as the conditional mean given its views, or as the past has it.
 
     With ``F_h = (h / 252) F``, ``D_h`` likewise and ``M = A F_h A' + C D_h C'``:
     ``E[f] = F_h A' M^-1 v``, ``E[eps] = D_h C' M^-1 v``. ``damping`` moves from there
     towards the direct reading. What the views leave open is the conditional covariance in
-    either case.
+    these cases. ``propagation: historical`` takes mean and covariance of the factors from the
+    overlapping sums of their daily returns over the horizon, centred because the model has no
+    drift, under the weights nearest to equal ones that meet the views; specific returns stay
+    at 0 with the model's variance.
 
     Args:
         scenario: A valid scenario.
         model: Risk model.
         curve: Slopes of the tiers.
+        history: Past of the factors, which ``historical`` needs.
 
     Raises:
         ConfigurationError: views the model does not know, that repeat or contradict each
-            other, or that a model without that risk cannot meet.
+            other, or that a model without that risk cannot meet; under ``historical`` views
+            on single names, or ones that the past has not seen or meets on too few days.
 
     References:
-        MATH.md 4. Oracle: the dense conditional Gaussian, tests/test_oracles.py.
+        MATH.md 4. Oracles: the dense conditional Gaussian, tests/test_oracles.py; a search over
+        the weights, tests/test_historical.py.
     """
     views = resolve_views(scenario, model, curve)
     a, c = views.on_factors, views.on_specifics
@@ -128,11 +140,14 @@ def propagate(scenario: Scenario, model: RiskModel, curve: Curve) -> Shock:
     gain = np.linalg.inv(m)
     gain = (gain + gain.T) / 2.0
     factors, specifics = views.stated_factors, views.stated_specifics
-    if views.propagated > 0.0:
-        share = views.propagated
+    share = views.propagated
+    left = factor_covariance - factor_covariance @ a.T @ gain @ a @ factor_covariance
+    if views.historical:
+        mean, left = _seen_by_the_past(views, scenario, model, history)
+        factors = (1.0 - share) * factors + share * mean
+    elif share > 0.0:
         factors = (1.0 - share) * factors + share * (factor_covariance @ a.T @ gain @ views.values)
         specifics = (1.0 - share) * specifics + share * (specific_gain @ gain @ views.values)
-    left = factor_covariance - factor_covariance @ a.T @ gain @ a @ factor_covariance
     stated_issuers = len({int(model.issuers[i]) for i in np.flatnonzero(specifics)})
     return Shock(
         scenario=scenario,
@@ -143,9 +158,37 @@ def propagate(scenario: Scenario, model: RiskModel, curve: Curve) -> Shock:
         open_factors=(left + left.T) / 2.0,
         gain=gain,
         distance_squared=_distance_squared(model, factors, specifics, views.years, scenario.id),
-        views_counted=len(views.values) if views.propagated == 1.0 else len(model.factors) + stated_issuers,
+        views_counted=len(views.values)
+        if share == 1.0 and not views.historical
+        else len(model.factors) + stated_issuers,
         condition=condition,
     )
+
+
+def _seen_by_the_past(
+    views: Views, scenario: Scenario, model: RiskModel, history: FactorHistory | None
+) -> tuple[Float[np.ndarray, " n_factors"], Float[np.ndarray, "n_factors n_factors"]]:
+    """Mean and covariance of the factors over the horizon under the weights that meet the views."""
+    where, horizon = f"scenario {scenario.id}: propagation historical", round(views.years * TRADING_DAYS)
+    if history is None or history.factors != model.factors:
+        raise ConfigurationError([f"{where} needs the past of the model's factors, which is not at hand here"])
+    if named := [views.labels[row] for row in np.flatnonzero(views.on_specifics.any(axis=1))]:
+        raise ConfigurationError([f"{where} knows factors and tiers only; remove {', '.join(named)}"])
+    days = len(history.values)
+    if days < LEAST_STRETCHES * horizon:
+        raise ConfigurationError(
+            [f"{where} needs {LEAST_STRETCHES} times {horizon} days of the past, there are {days}; shorten the horizon"]
+        )
+    reached = np.vstack([np.zeros(len(model.factors)), np.cumsum(history.values, axis=0)])
+    moves = reached[horizon:] - reached[:-horizon]
+    moves = moves - moves.mean(axis=0)
+    told = MomentViews(views.labels, views.on_factors, views.values, np.zeros(len(views.values), dtype=bool))
+    try:
+        pooled = pool_history(moves, np.full(len(moves), 1.0 / len(moves)), told)
+    except ConfigurationError as error:
+        raise ConfigurationError([f"{where}: {fault}" for fault in error.faults]) from None
+    apart = moves - pooled.mean
+    return pooled.mean, (apart * pooled.weights[:, None]).T @ apart
 
 
 def _degenerate(views: Views, m: Float[np.ndarray, "n_views n_views"]) -> list[str]:

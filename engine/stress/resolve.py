@@ -30,7 +30,8 @@ class Views:
         stated_factors: ``f0``, ``(n_factors,)``: the factor moves the views state by themselves.
         stated_specifics: ``e0``, ``(n_securities,)``: the specific moves they state.
         years: Horizon in years, ``h / 252``.
-        propagated: Share of the way from the direct reading to the conditional mean, 0 to 1.
+        propagated: Share of the way from the direct reading to the mean given the views, 0 to 1.
+        historical: Whether that mean is the reweighted past's instead of the model's.
     """
 
     labels: tuple[str, ...]
@@ -41,6 +42,7 @@ class Views:
     stated_specifics: Float[np.ndarray, " n_securities"]
     years: float
     propagated: float
+    historical: bool
 
 
 def resolve_views(scenario: Scenario, model: RiskModel, curve: Curve) -> Views:
@@ -92,6 +94,7 @@ def resolve_views(scenario: Scenario, model: RiskModel, curve: Curve) -> Views:
         stated_specifics=specifics,
         years=body.horizon_days / TRADING_DAYS,
         propagated=0.0 if body.propagation == "none" else 1.0 - body.damping,
+        historical=body.propagation == "historical",
     )
 
 

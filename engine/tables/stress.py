@@ -112,7 +112,7 @@ class ScenarioSummary(dy.Schema):
     version = text_column()
     sha256 = text_column()
     horizon_days = count_column("trading days")
-    propagation = one_of_column(("none", "conditional"), nullable=True)
+    propagation = one_of_column(("none", "conditional", "historical"), nullable=True)
     distance = number_column("Mahalanobis distance of what is applied; null of a tree", ">= 0", nullable=True, min=0.0)
     views = count_column("numbers that the scenario states")
     tail_probability = number_column("probability; null of a tree", "0..1", nullable=True, min=0.0, max=1.0)

@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool
 from scipy.sparse import csr_array, eye_array
-from scipy.sparse.csgraph import connected_components
 
 from engine.axes import Axis
 from engine.contracts import cash_row, empty
@@ -219,6 +218,8 @@ def _resolved(rows: pl.DataFrame) -> tuple[pl.DataFrame, list[Notice]]:
 
 def _circles(weights: csr_array, nodes: Axis) -> list[list[str]]:
     """Names that reach themselves through compositions, by circle."""
+    from scipy.sparse.csgraph import connected_components  # noqa: PLC0415 - loads scipy.linalg; few need it
+
     _, circle = connected_components(weights, directed=True, connection="strong")
     alone = np.bincount(circle)[circle] == 1
     closed = ~alone | (weights.diagonal() != 0.0)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from engine.errors import ConfigurationError
 
@@ -38,17 +39,17 @@ class Document:
 
     Args:
         source: Name of the file, as the messages print it.
-        values: Keys and plain values.
-        root: The same with the positions that the reader kept.
+        values: Keys and plain values, lists as tuples.
+        root: The nodes of the text that they were made from, each with its place.
     """
 
     source: str
     values: Mapping[Any, Any]
-    root: Any
+    root: Node
 
     def place(self, path: Place, *, missing: bool = False) -> tuple[str, int, int]:
         """File, line and column (from 1) of the deepest part of ``path`` that the text has."""
-        return (self.source, *_position(self.root, path, missing=missing))
+        return (self.source, *_position(self.values, self.root, path, missing=missing))
 
 
 @runtime_checkable
@@ -66,8 +67,8 @@ def load_document(text: str, source: str) -> Document:
     Raises:
         ConfigurationError: it is not YAML 1.2, or uses what is not read here.
     """
-    root = _load(text, source)
-    return Document(source, _plain(root), root)
+    values, root = _load(text, source)
+    return Document(source, _frozen(values), root)
 
 
 def validate_values(
@@ -126,7 +127,7 @@ def suggestion(word: str, allowed: Iterable[str]) -> str:
     return f"; allowed: {shown}" if candidates else ""
 
 
-def _load(text: str, source: str) -> Any:
+def _load(text: str, source: str) -> tuple[dict[Any, Any], Node]:
     if len(text) > MAX_CHARACTERS:
         raise ConfigurationError([f"{source}:1:1: {len(text):,} characters; at most {MAX_CHARACTERS:,} are read"])
     if text.startswith("\ufeff") or "\x00" in text or "\ufffd" in text:
@@ -136,7 +137,10 @@ def _load(text: str, source: str) -> Any:
     try:
         if _may_trick(text):
             _refuse_tricks(text, source)
-        root = YAML(typ="rt").load(text)
+        # Composed and constructed apart: the nodes know their places, which the plain values do not.
+        reader = YAML(typ="safe", pure=True)
+        root = reader.compose(text)
+        values = None if root is None else reader.constructor.construct_document(root)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
@@ -144,9 +148,9 @@ def _load(text: str, source: str) -> Any:
         raise ConfigurationError([f"{source}:{line}:{column}: not valid YAML: {problem}"]) from None
     except (YAMLError, ValueError) as error:
         raise ConfigurationError([f"{source}:1:1: not valid YAML: {' '.join(str(error).split())[:200]}"]) from None
-    if not isinstance(root, dict):
-        raise ConfigurationError([f"{source}:1:1: expected keys and values, found {_kind(root)}"])
-    return root
+    if not isinstance(values, dict):
+        raise ConfigurationError([f"{source}:1:1: expected keys and values, found {_kind(values)}"])
+    return values, root
 
 
 def _may_trick(text: str) -> bool:
@@ -159,13 +163,13 @@ def _may_trick(text: str) -> bool:
     return nested or any(mark in text for mark in ("&", "*", "!", "<<"))
 
 
-def _kind(root: Any) -> str:
-    return "nothing" if root is None else "a list" if isinstance(root, list) else repr(root)[:40]
+def _kind(values: Any) -> str:
+    return "nothing" if values is None else "a list" if isinstance(values, list) else repr(values)[:40]
 
 
 def _refuse_tricks(text: str, source: str) -> None:
     depth = 0
-    for event in YAML(typ="rt").parse(text):
+    for event in YAML(typ="safe", pure=True).parse(text):
         at = f"{source}:{event.start_mark.line + 1}:{event.start_mark.column + 1}"
         if isinstance(event, AliasEvent) or getattr(event, "anchor", None):
             raise ConfigurationError([f"{at}: anchors and aliases are not read; write the value out"])
@@ -178,31 +182,29 @@ def _refuse_tricks(text: str, source: str) -> None:
             raise ConfigurationError([f"{at}: nested deeper than {MAX_DEPTH} levels"])
 
 
-def _plain(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {key: _plain(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return tuple(_plain(value) for value in node)
-    if isinstance(node, bool) or node is None:
-        return node
-    for kind in (int, float, str):
-        if isinstance(node, kind):
-            return kind(node)
-    return node
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, all the way down."""
+    if isinstance(value, dict):
+        return {key: _frozen(item) for key, item in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
-def _position(root: Any, path: Place, *, missing: bool) -> tuple[int, int]:
-    """Line and column (from 1) of the deepest part of ``path`` that the text has."""
-    node: Any = root
-    place = (0, 0)
+def _position(values: Any, root: Node, path: Place, *, missing: bool) -> tuple[int, int]:
+    """Line and column (from 1) of the deepest part of ``path`` that the text has.
+
+    A mapping or list is where its key stands, a plain value where it stands itself.
+    """
+    value, node, mark = values, root, None
     for step in path[:-1] if missing else path:
-        marks: Any = getattr(node, "lc", None)
-        if isinstance(node, dict) and step in node:
-            place = marks.key(step) if isinstance(node[step], dict | list) else marks.value(step)
-            node = node[step]
-        elif isinstance(node, list) and isinstance(step, int) and step < len(node):
-            place, node = marks.item(step), node[step]
-    return place[0] + 1, place[1] + 1
+        if isinstance(node, MappingNode) and step in value:
+            # Without merge and repeated keys, the values stand in the order of the nodes.
+            key, node = node.value[list(value).index(step)]
+            value = value[step]
+            mark = key.start_mark if isinstance(value, dict | tuple) else node.start_mark
+        elif isinstance(node, SequenceNode) and isinstance(step, int) and step < len(value):
+            value, node = value[step], node.value[step]
+            mark = node.start_mark
+    return (mark.line + 1, mark.column + 1) if mark else (1, 1)
 
 
 def _field_names(schema: Any) -> set[str]:

@@ -2,21 +2,26 @@
 
 import datetime as dt
 import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 from pydantic import Field
+from ruamel.yaml import YAML
 
 from engine import errors
 from engine.axes import Axis
 from engine.contracts import CONTRACTS, cash_row, empty
 from engine.conventions import is_cash
-from engine.documents import MAX_CHARACTERS, MAX_DEPTH, Strict, parse_document, suggestion
+from engine.documents import MAX_CHARACTERS, MAX_DEPTH, Strict, load_document, parse_document, suggestion
 from engine.errors import AlignmentError, ConfigurationError, ContractError, EngineError
 from engine.intake import Notice, admit, notices_frame, screen
 
 DAY = dt.date(2025, 1, 24)
+FILES = (Path(__file__).resolve().parents[1] / "universes").rglob("*.yaml")
 
 
 def holdings(**changes: object) -> pl.DataFrame:
@@ -230,6 +235,58 @@ def test_a_document_names_all_its_faults_in_the_order_of_its_lines() -> None:
 def test_yaml_words_are_read_as_yaml_1_2_says() -> None:
     assert parse_document("title: no\n", "d.yaml", Document).title == "no"
     assert parse_document("title: x\nleaves: [{share: 1e-4}]\n", "d.yaml", Document).leaves[0].share == 1e-4
+
+
+READ_ALIKE = """\
+# a comment before
+words: [no, "012", 'on', ~, plain text]
+numbers: {whole: 012, hex: 0x1F, octal: 0o14, small: 1.0e-4, large: 1_000, none: .nan, all: -.inf}
+days:
+  - 2026-01-02
+  - {day: 2026-01-03, of: [1, [2, 3]]}
+1: an integer as key  # after
+folded: >
+  one
+  # not a comment
+
+  two
+literal: |-
+  first
+    second
+empty:
+flow: {a: {b: [c, d: e]}, f: []}
+"""
+
+
+def plain(node: object) -> object:
+    """What the round-trip reader keeps beside a value is taken off."""
+    if isinstance(node, dict):
+        return {key: plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return tuple(map(plain, node))
+    if isinstance(node, bool) or node is None:
+        return node
+    return next((kind(node) for kind in (int, float, str) if isinstance(node, kind)), node)
+
+
+def places(node: Any, above: tuple[Any, ...] = (), at: tuple[int, int] = (0, 0)) -> Iterator[tuple[Any, ...]]:
+    """Path, line and column of everything that the round-trip reader has read."""
+    yield above, at[0] + 1, at[1] + 1
+    for step, below in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+        nested = isinstance(below, dict | list)
+        mark = node.lc.item if isinstance(node, list) else node.lc.key if nested else node.lc.value
+        yield from places(below, (*above, step), mark(step))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [READ_ALIKE, f"%YAML 1.1\n---\n{READ_ALIKE}...\n", *(path.read_text("utf-8") for path in sorted(FILES))],
+)
+def test_a_document_has_the_values_and_places_of_the_round_trip_reader(text: str) -> None:
+    document, oracle = load_document(text, "d.yaml"), YAML(typ="rt").load(text)
+    assert repr(document.values) == repr(plain(oracle))  # tells 1 from 1.0 and true, and nan from itself
+    found = list(places(oracle))
+    assert [document.place(path) for path, _, _ in found] == [("d.yaml", line, column) for _, line, column in found]
 
 
 def test_a_suggestion_is_the_closest_word_or_the_allowed_ones() -> None:

@@ -21,6 +21,7 @@ class ScenarioLibrary:
     texts: Mapping[str, tuple[str, str]]
     vocabulary: Mapping[str, tuple[str, ...]]
     _read: dict[str, Scenario | ConfigurationError] = field(default_factory=dict, repr=False, compare=False)
+    _drafts: dict[str, Draft] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -90,9 +91,11 @@ class ScenarioLibrary:
         Raises:
             ConfigurationError: it is not the YAML that is read here.
         """
-        promised = draft_scenario(text, source).values.get("id")
+        draft = draft_scenario(text, source)
+        promised = draft.values.get("id")
         name = promised if isinstance(promised, str) else source
-        return replace(self, texts={**self.texts, name: (source, text)}, _read={}), name
+        drafts = {**self._drafts, name: draft}
+        return replace(self, texts={**self.texts, name: (source, text)}, _read={}, _drafts=drafts), name
 
     def _settle(self, name: str, above: tuple[str, ...]) -> Scenario:
         draft = self._draft(name, ())
@@ -124,8 +127,10 @@ class ScenarioLibrary:
 
     def _draft(self, name: str, below: tuple[str, ...]) -> Draft:
         """The text of a scenario on top of all that it extends."""
-        source, text = self.texts[name]
-        draft = draft_scenario(text, source)
+        if name not in self._drafts:
+            source, text = self.texts[name]
+            self._drafts[name] = draft_scenario(text, source)
+        draft = self._drafts[name]
         base = draft.values.get("extend")
         if base is None:
             return draft

@@ -24,7 +24,8 @@ MAX_DEPTH: Final = 20
 class Strict(BaseModel):
     """A configuration value: frozen, no unknown key, no silent conversion, no NaN."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    # A validator is built when it is first used: that of a part is part of its whole's already.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
 
 Model = TypeVar("Model", bound=Strict)

@@ -81,7 +81,7 @@ class StressSettings(Strict):
     max_extrapolation: float = Field(default=4.0, gt=0.0)
     min_propagation_r2: float = Field(default=0.05, ge=0.0, le=1.0)
     max_condition: float = Field(default=1e4, ge=1.0)
-    liquidity: LiquiditySettings = LiquiditySettings()
+    liquidity: LiquiditySettings = Field(default_factory=LiquiditySettings)
     default_loss_scale: float = Field(default=0.10, gt=0.0, le=1.0)
 
 
@@ -92,10 +92,10 @@ class UniverseSettings(Strict):
     title: str
     base_currency: str = Field(pattern=r"^[A-Z]{3}$")
     unmapped_share: float = Field(default=0.02, ge=0.0, le=1.0)
-    market: Market = Market()
+    market: Market = Field(default_factory=Market)
     tiers: tuple[Tier, ...] = Field(min_length=2)
-    calibration: CalibrationSettings = CalibrationSettings()
-    stress: StressSettings = StressSettings()
+    calibration: CalibrationSettings = Field(default_factory=CalibrationSettings)
+    stress: StressSettings = Field(default_factory=StressSettings)
 
     @field_validator("tiers")
     @classmethod

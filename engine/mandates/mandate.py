@@ -54,7 +54,7 @@ class LimitSet(Strict):
     max_weight: float = Field(default=1.0, gt=0.0, le=1.0)
     weights: dict[str, Band] = Field(default_factory=dict)
     turnover: float = Field(default=2.0, ge=0.0, le=2.0)
-    cash: Band = Band()
+    cash: Band = Field(default_factory=Band)
     tiers: dict[str, Band] = Field(default_factory=dict)
     stress: tuple[StressBudget, ...] = ()
 
@@ -107,8 +107,8 @@ class Mandate(Strict):
     title: str = Field(min_length=1)
     version: str = Field(pattern=r"^\d+\.\d+\.\d+$")
     risk_aversion: float = Field(default=10.0, gt=0.0, le=1e4)
-    limits: LimitSet = LimitSet()
-    costs: Costs = Costs()
+    limits: LimitSet = Field(default_factory=LimitSet)
+    costs: Costs = Field(default_factory=Costs)
     buy_list: tuple[str, ...] = ()
 
     @field_validator("buy_list")

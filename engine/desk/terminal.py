@@ -32,7 +32,11 @@ def console() -> Console:
 
 def escape(text: str) -> str:
     """Text of an input as it is: no markup, and no character that moves the cursor."""
-    return markup.escape("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text))
+    return markup.escape(_printable(text))
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -197,25 +201,33 @@ def _loss_table(rows: list[dict[str, Any]], parts: pl.DataFrame, tiers: Sequence
     for tier in tiers:
         table.add_column(tier, justify="right", no_wrap=True)
     split = {(row[0], row[1]): row[2] for row in parts.select("portfolio_id", "tier", "pnl_frac").iter_rows()}
+    lines: list[list[str | Text]] = []
     seen_parent = False
     for row in rows:
         if row["parent"] and not seen_parent:
-            table.add_section()
-            table.add_row()
+            lines.append([""] * len(table.columns))
             seen_parent = True
-
-        table.add_row(
-            escape(row["name"]),
-            *([money(row["nav_base"])] if full else []),
-            percent(row["pnl_frac"]),
-            money(row["pnl_base"]),
-            _range(row["band_low"], row["band_high"], full=full),
-            *([_range(row["model_low"], row["model_high"], full=full)] if compared else []),
-            _budget(row["budget"], row["budget_kind"]),
-            Text(" ").join(part for part in (_verdict(row), _tier(row["risk_tier"])) if part.plain),
-            *[percent(split.get((row["portfolio_id"], tier))) for tier in tiers],
+        lines.append(
+            [
+                _printable(row["name"]),
+                *([money(row["nav_base"])] if full else []),
+                percent(row["pnl_frac"]),
+                money(row["pnl_base"]),
+                _range(row["band_low"], row["band_high"], full=full),
+                *([_range(row["model_low"], row["model_high"], full=full)] if compared else []),
+                _budget(row["budget"], row["budget_kind"]),
+                Text(" ").join(part for part in (_verdict(row), _tier(row["risk_tier"])) if part.plain),
+                *[percent(split.get((row["portfolio_id"], tier))) for tier in tiers],
+            ]
         )
+    _add_lines(table, lines)
     return table
+
+
+def _add_lines(table: Table, lines: Sequence[Sequence[str | Text]]) -> None:
+    """All lines of a table whose columns do not wrap, as one row: a cell costs what it does however long it is."""
+    columns = zip(*lines, strict=True)
+    table.add_row(*[Text("\n").join(Text(cell) if isinstance(cell, str) else cell for cell in one) for one in columns])
 
 
 def _range(low: float | None, high: float | None, *, full: bool) -> str:
@@ -253,8 +265,13 @@ def _part_table(rows: list[dict[str, Any]], parts: pl.DataFrame, tiers: Sequence
     split = {(row[0], row[1]): row[2] for row in parts.select("portfolio_id", "tier", "pnl_frac").iter_rows()}
     for tier in tiers:
         table.add_column(tier, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(escape(row["name"]), *[percent(split.get((row["portfolio_id"], tier))) for tier in tiers])
+    _add_lines(
+        table,
+        [
+            [_printable(row["name"]), *[percent(split.get((row["portfolio_id"], tier))) for tier in tiers]]
+            for row in rows
+        ],
+    )
     return table
 
 

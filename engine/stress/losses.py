@@ -45,12 +45,13 @@ def measure_losses(
     """
     tables: dict[str, list[pl.DataFrame]] = {name: [] for name in _KEYS}
     shares = curve.shares(portfolios.model.securities)
+    held = _held(portfolios)
     for outcome in outcomes:
         parts = {"stated": outcome.stated, "propagated": outcome.propagated, "specific": outcome.specific}
         tables["stress"].append(_totals(portfolios, outcome, parts, band))
         tables["stress_tiers"].append(_by_tier(portfolios, outcome, parts, shares, curve))
         tables["stress_factors"].append(_by_factor(portfolios, outcome))
-        tables["stress_positions"].append(_by_name(portfolios, outcome, parts, positions))
+        tables["stress_positions"].append(_by_name(portfolios, held, outcome, parts, positions))
     return {
         name: pl.concat(frames).with_columns(pl.lit(stage).alias("stage")).sort(_KEYS[name])
         for name, frames in tables.items()
@@ -138,24 +139,36 @@ def _by_factor(portfolios: Portfolios, outcome: Outcome) -> pl.DataFrame:
     ).with_columns(pl.col("exposure", "shock").fill_nan(None))
 
 
-def _by_name(
-    portfolios: Portfolios, outcome: Outcome, parts: dict[str, Float[np.ndarray, " n"]], keep: int | None
-) -> pl.DataFrame:
-    held = portfolios.weights.tocoo()
-    rows, columns = held.coords
-    securities = np.array(portfolios.model.securities.labels, dtype=object)
-    books = np.array(portfolios.ids.labels, dtype=object)
-    frame = pl.DataFrame(
+def _held(portfolios: Portfolios) -> pl.DataFrame:
+    """Every held name with its weight, in the order of the weights; its labels are written once for all scenarios."""
+    rows, columns = portfolios.weights.tocoo().coords
+    books, securities = pl.Series(portfolios.ids.labels), pl.Series(portfolios.model.securities.labels)
+    return pl.DataFrame(
         {
-            "portfolio_id": books[rows].tolist(),
-            "scenario_id": [outcome.scenario.id] * len(rows),
-            "security_id": securities[columns].tolist(),
-            "weight": held.data,
-            "shock": outcome.total[columns],
-            "pnl_frac": held.data * outcome.total[columns],
-            **{name: held.data * part[columns] for name, part in parts.items()},
-        },
-        schema_overrides={"portfolio_id": pl.String, "scenario_id": pl.String, "security_id": pl.String},
+            "portfolio_id": books.gather(rows).cast(pl.String),
+            "security_id": securities.gather(columns).cast(pl.String),
+            "weight": portfolios.weights.data,
+        }
+    )
+
+
+def _by_name(
+    portfolios: Portfolios,
+    held: pl.DataFrame,
+    outcome: Outcome,
+    parts: dict[str, Float[np.ndarray, " n"]],
+    keep: int | None,
+) -> pl.DataFrame:
+    columns, weights = portfolios.weights.indices, portfolios.weights.data
+    shock = outcome.total[columns]
+    frame = held.select(
+        "portfolio_id",
+        pl.lit(outcome.scenario.id).alias("scenario_id"),
+        "security_id",
+        "weight",
+        pl.Series("shock", shock),
+        pl.Series("pnl_frac", weights * shock),
+        *[pl.Series(name, weights * part[columns]) for name, part in parts.items()],
     )
     if keep is None:
         return frame

@@ -43,6 +43,7 @@ class CalibrationSettings(Strict):
     minimum_days: int = Field(default=63, ge=20)
     exposure_half_life_days: float = Field(default=63.0, gt=1)
     day_weight_power: float = Field(default=0.0, ge=0.0, le=2.0)
+    huber_threshold: float | None = Field(default=None, gt=0.0, le=100.0)
     peer_levels: tuple[Literal["gics_sector", "gics_sub_industry"], ...] = ()
     volatility_half_life_days: float = Field(default=42.0, gt=1)
     correlation_half_life_days: float = Field(default=126.0, gt=1)

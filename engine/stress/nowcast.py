@@ -1,6 +1,6 @@
 """A handful of prints becomes the likely return of every security and book so far."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -13,6 +13,7 @@ from engine.risk.model import RiskModel
 from engine.risk.portfolios import Portfolios
 from engine.stress.outcome import Outcome
 from engine.stress.propagation import ILL_CONDITIONED, REPEATED
+from engine.stress.reweighting import reweigh
 from engine.stress.tape import Tape
 
 
@@ -21,10 +22,10 @@ class Nowcast:
     """The conditional distribution of all returns given a tape.
 
     Args:
-        model: The model it was worked out on.
+        model: The model it was worked out on, the printed issuers at their specific variance of today.
         tape: The prints.
         on_factors: ``A``, ``(n_views, n_factors)``; a view is an issuer's prints or the market's.
-        specific_gain: ``D_h C'``, ``(n_securities, n_views)``.
+        specific_gain: ``D_h C'`` with the D of today, ``(n_securities, n_views)``.
         scales: Volatility multipliers of factors and of specifics, from the tails and ``D^2``.
         open_gain: ``M^-1`` with F and D at those scales, ``(n_views, n_views)``; the bands rest on it.
         factors: ``E[f]``, ``(n_factors,)``, moves so far.
@@ -65,9 +66,14 @@ def nowcast(tape: Tape, model: RiskModel) -> Nowcast:
     of ``market`` the market factor. Lines of one issuer share a specific return, so their
     difference would be read as a move of the factors: they count as one view, their mean.
     With ``F_h = h / 252 F`` for the elapsed share h of the day, ``D_h`` likewise and
-    ``M = A F_h A' + C D_h C'``: ``E[f] = F_h A' M^-1 v``, ``E[eps] = D_h C' M^-1 v``. The
-    surprise of a view is ``(M^-1 v)_j / sqrt((M^-1)_jj)``, its distance from its mean given
-    the other views in standard deviations.
+    ``M = A F_h A' + C D_h C'``: ``E[f] = F_h A' M^-1 v``, ``E[eps] = D_h C' M^-1 v``, where D
+    has each printed issuer's variance times the weight of ``stress/reweighting``: a print that the
+    others do not bear out is taken for the issuer's own. ``D^2`` and the surprise of a view,
+    ``(M^-1 v)_j / sqrt((M^-1)_jj)``, its distance from its mean given the other views in
+    standard deviations, are of the model's own variances, before the weights.
+
+    The weights compare the moves so far with a whole day, whatever the hour: most of an early
+    move came overnight.
 
     Args:
         tape: Prints of securities of the model.
@@ -78,15 +84,15 @@ def nowcast(tape: Tape, model: RiskModel) -> Nowcast:
         DataError: the prints repeat each other, or have no risk in the model.
 
     References:
-        MATH.md 4. Oracle: the dense conditional Gaussian, tests/test_nowcast.py.
+        MATH.md 4. Oracle: the dense conditional Gaussian at the variances of today,
+        tests/test_nowcast.py; their fixed point by dense algebra, tests/test_reweighting.py.
     """
     years = tape.elapsed / TRADING_DAYS
     a, c, average = _rows(tape, model)
     values = average @ tape.returns
     factor_covariance = model.factor_covariance * years
-    specific_gain = model.specific_times(c.T) * years
-    parts = a @ factor_covariance @ a.T, c @ specific_gain
-    m = parts[0] + parts[1]
+    by_factor, by_name = a @ factor_covariance @ a.T, c @ model.specific_times(c.T) * years
+    m = by_factor + by_name
     condition = float(np.linalg.cond(m))
     if not condition < REPEATED or (np.diag(m) <= 0.0).any():
         raise DataError(f"tape: prints {', '.join(tape.names)} repeat each other or have no risk in the model")
@@ -100,13 +106,21 @@ def nowcast(tape: Tape, model: RiskModel) -> Nowcast:
         model.tails.specific_scale(distance_squared, len(values)),
     )
     surprises = pull / np.sqrt(np.diag(gain))
+
+    weights = reweigh(
+        (by_factor + ridge) / tape.elapsed, np.diag(by_name) / tape.elapsed, values, degrees=model.tails.degrees
+    )
+    today = _at_weights(model, c, weights)
+    specific_gain = today.specific_times(c.T) * years
+    by_name = c @ specific_gain
+    pull = np.linalg.solve(by_factor + by_name + ridge, values)
     return Nowcast(
-        model=model,
+        model=today,
         tape=tape,
         on_factors=a,
         specific_gain=specific_gain,
         scales=scales,
-        open_gain=np.linalg.inv(scales[0] ** 2 * parts[0] + scales[1] ** 2 * parts[1] + ridge),
+        open_gain=np.linalg.inv(scales[0] ** 2 * by_factor + scales[1] ** 2 * by_name + ridge),
         factors=factor_covariance @ a.T @ pull,
         specifics=specific_gain @ pull,
         surprises=(average > 0.0).T @ surprises,
@@ -139,6 +153,16 @@ def _rows(
     return average @ prints_on_factors, on_specifics, average
 
 
+def _at_weights(
+    model: RiskModel, c: Float[np.ndarray, "n_views n_securities"], weights: Float[np.ndarray, " n_views"]
+) -> RiskModel:
+    """The model with the specific variance of each printed issuer, all its lines, times its view's weight."""
+    scale = np.ones(int(model.issuers.max(initial=-1)) + 1)
+    view, at = np.nonzero(c)
+    scale[model.issuers[at]] = weights[view]
+    return replace(model, specific_variance=model.specific_variance * scale[model.issuers])
+
+
 def nowcast_names(now: Nowcast, band: float) -> pl.DataFrame:
     """The table ``nowcast_names``: estimate and bands of every security, with its print.
 
@@ -167,8 +191,8 @@ def nowcast_books(now: Nowcast, portfolios: Portfolios, band: float) -> pl.DataF
         portfolios: Weights.
         band: Probability of the bands.
     """
-    model, b = portfolios.model, portfolios.exposures
-    own = np.einsum("pk,kl,pl->p", b, model.factor_covariance, b), portfolios.specific_variances()
+    model, b = now.model, portfolios.exposures
+    own = np.einsum("pk,kl,pl->p", b, model.factor_covariance, b), model.specific_variances(portfolios.weights)
     moved = (
         b @ (model.factor_covariance * now.years) @ now.on_factors.T,
         np.asarray(portfolios.weights @ now.specific_gain),

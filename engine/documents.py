@@ -4,6 +4,7 @@ YAML 1.2 without aliases, anchors, tags and repeated keys, so that a file says o
 Text comes in as an argument: this room, like all the core, opens no file.
 """
 
+import datetime as dt
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -135,6 +136,7 @@ def _load(text: str, source: str) -> tuple[dict[Any, Any], Node]:
         raise ConfigurationError(
             [f"{source}:1:1: not plain UTF-8 (byte order mark, NUL, broken character); save it as UTF-8"]
         )
+    root: Node | None = None
     try:
         if _may_trick(text):
             _refuse_tricks(text, source)
@@ -148,10 +150,29 @@ def _load(text: str, source: str) -> tuple[dict[Any, Any], Node]:
         problem = " ".join((error.problem or str(error)).split())
         raise ConfigurationError([f"{source}:{line}:{column}: not valid YAML: {problem}"]) from None
     except (YAMLError, ValueError) as error:
-        raise ConfigurationError([f"{source}:1:1: not valid YAML: {' '.join(str(error).split())[:200]}"]) from None
+        line, column = _impossible_date(root)
+        words = " ".join(str(error).split())[:200]
+        raise ConfigurationError([f"{source}:{line}:{column}: not valid YAML: {words}"]) from None
     if not isinstance(values, dict):
         raise ConfigurationError([f"{source}:1:1: expected keys and values, found {_kind(values)}"])
     return values, root
+
+
+def _impossible_date(node: Node | None) -> tuple[int, int]:
+    """Where a date like 2025-13-01 stands, which is the one value that composes and cannot be made."""
+    waiting = [node] if node is not None else []
+    while waiting:
+        one = waiting.pop(0)
+        if isinstance(one, MappingNode):
+            waiting += [item for pair in one.value for item in pair]
+        elif isinstance(one, SequenceNode):
+            waiting += one.value
+        elif str(one.tag).endswith(":timestamp"):
+            try:
+                dt.date.fromisoformat(one.value[:10])
+            except ValueError:
+                return one.start_mark.line + 1, one.start_mark.column + 1
+    return 1, 1
 
 
 def _may_trick(text: str) -> bool:
@@ -228,5 +249,7 @@ def _words(fault: dict[str, Any], known: list[str]) -> str:
         case _:
             found = fault["input"]
             shown = "a mapping" if isinstance(found, dict) else "a list" if isinstance(found, tuple) else repr(found)
-            said = fault["msg"].replace("tuple", "list").replace("dictionary", "mapping")
-            return f"{name}: {said[0].lower()}{said[1:]}; found {shown}"
+            said = f"{fault['msg'][0].lower()}{fault['msg'][1:]}".replace("tuple", "list").replace(
+                "dictionary", "mapping"
+            )
+            return f"{name}: {said.replace(' after validation', '')}; found {shown}"

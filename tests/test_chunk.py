@@ -68,7 +68,12 @@ def test_all_sixteen_bundled_books_are_certified(bundled: LoadedUniverse, result
     assert set(table["status"]) == {"certified"}
     assert table["max_violation"].max() <= 1e-9
     assert table["relative_gap"].max() <= 1e-6
-    assert (table["lower_bound"] <= table["objective"] * (1.0 + 1e-6) + 1e-12).all()
+    # A limit missed by v may lower the objective by its shadow price times v, below what exact answers can reach.
+    prices = result.tables["limits"].group_by("portfolio_id").agg(pl.col("shadow_price").max())
+    joined = table.join(prices, on="portfolio_id", how="left", validate="1:1").with_columns(
+        (pl.col("shadow_price").fill_null(0.0) * pl.col("max_violation")).alias("missed")
+    )
+    assert (joined["lower_bound"] <= joined["objective"] * (1.0 + 1e-6) + 1e-12 + joined["missed"]).all()
 
 
 def test_the_books_that_breach_before_keep_their_budget_after(result: RebalanceResult) -> None:

@@ -7,9 +7,11 @@ import pytest
 
 from engine import errors
 from engine.api.loading import load_universe
+from engine.api.stories import check_stories, load_stories
 from engine.cli.main import COMMANDS
 from engine.errors import EngineError
-from engine.scenarios.library import read_scenario
+from engine.scenarios.kinds import KINDS
+from engine.stress.reverse_bounds import read_bounds
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -29,10 +31,21 @@ def test_the_python_of_the_readme_runs_and_says_what_it_promises(capsys):
     assert names["rebalanced"].tables["trades"].height > 0
 
 
-def test_the_scenario_of_the_readme_is_one():
-    scenario = read_scenario(fenced("yaml"), "my_story.yaml", load_universe().vocabulary)
-    assert scenario.id == "my_story"
-    assert {view.subject[0] for view in scenario.body.views} == {"factor", "tier", "security"}
+def test_every_scenario_of_the_readme_is_one_and_runs():
+    stories = load_stories()
+    texts = [text for text in re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL) if "kind: " in text]
+    for text in texts:
+        stories, _ = stories.with_texts({"readme.yaml": text})
+    assert set(check_stories(stories).values()) == {()}
+    kinds = {stories.library.scenario(name).body.kind for name in re.findall(r"(?m)^id: (\w+)", "\n".join(texts))}
+    assert kinds == set(KINDS)
+    views = stories.library.scenario("my_story").body.views
+    assert {view.subject[0] for view in views} == {"factor", "tier", "security", "basket", "contrast"}
+
+
+def test_the_bounds_of_the_readme_are_some():
+    (text,) = [text for text in re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL) if "order: " in text]
+    assert read_bounds(text, "bounds.yaml", load_universe().vocabulary)
 
 
 def test_every_command_stands_in_the_table_of_the_readme():

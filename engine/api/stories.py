@@ -148,7 +148,7 @@ def tell_story(stories: Stories, name: str) -> Story:
         ConfigurationError: it is wrong, or cannot be worked out on this model.
     """
     scenario = stories.library.scenario(name)
-    outcome = unfold(scenario, stories.model, stories.curve)
+    outcome = unfold(scenario, stories.model, stories.curve, history=stories.history)
     summary = summarise_scenarios([outcome], stories.history, stories.settings)["scenario_summary"]
     return Story(scenario, _response(outcome, stories.curve), summary.row(0, named=True))
 
@@ -179,8 +179,8 @@ def what_if(
         raise UsageError(f"--set: {_first_line(error)}") from None
     changed = body.model_copy(update={"demand": demand})
     after = respond(demand, body.tiers)
-    outcomes = [unfold(scenario, stories.model, stories.curve)]
-    outcomes.append(unfold(Scenario(changed, scenario.sha256), stories.model, stories.curve))
+    outcomes = [unfold(scenario, stories.model, stories.curve, history=stories.history)]
+    outcomes.append(unfold(Scenario(changed, scenario.sha256), stories.model, stories.curve, history=stories.history))
     was, now = (_response(outcome, stories.curve) for outcome in outcomes)
     none = (None, None)
     response = pl.DataFrame(
@@ -254,7 +254,7 @@ def check_stories(stories: Stories, names: Sequence[str] = ()) -> dict[str, tupl
     answers: dict[str, tuple[str, ...]] = {}
     for name in names or stories.library.ids:
         try:
-            unfold(stories.library.scenario(name), stories.model, stories.curve)
+            unfold(stories.library.scenario(name), stories.model, stories.curve, history=stories.history)
             answers[name] = ()
         except ConfigurationError as error:
             answers[name] = error.faults

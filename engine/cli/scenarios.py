@@ -1,15 +1,17 @@
-"""``engine scenarios``: list, show, validate, schema, diff, drivers."""
+"""``engine scenarios``: list, show, validate, schema, diff, drivers, hindsight."""
 
 import json
 from pathlib import Path
 
 import click
 
+from engine.api.hindsight import score_library
 from engine.api.stories import Stories, check_stories, list_stories, load_stories, tell_story, what_if
-from engine.cli.options import format_option, print_csv, print_json, universe_option
+from engine.cli.options import format_option, print_csv, print_json, quiet_option, universe_option, warn
+from engine.desk.scores import show_hindsight
 from engine.desk.stories import show_differences, show_library, show_story, show_what_if
 from engine.desk.terminal import console
-from engine.errors import EXIT_OK, ConfigurationError, UsageError
+from engine.errors import EXIT_OK, EXIT_PARTIAL, ConfigurationError, UsageError
 from engine.scenarios.kinds import scenario_schema
 from engine.scenarios.numbers import differences, stated_numbers
 from engine.store.files import decode_text, read_source
@@ -138,6 +140,30 @@ def drivers_command(
         demand = (answer.before.demand, answer.after.demand, answer.after.demand_range)
         show_what_if(console(), name, demand, answer.response, answer.weights)
     return EXIT_OK
+
+
+@command.command("hindsight")
+@click.option("--prices", type=click.Path(), help="Price table (Parquet or CSV). Required.")
+@click.option(
+    "--controls", type=click.IntRange(1), default=20, show_default=True, help="Ordinary days to score on too."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the ordinary days.")
+@universe_option
+@format_option("table", "json", "csv")
+@quiet_option
+def hindsight_command(prices: str | None, controls: int, seed: int, universe: str, form: str, quiet: bool) -> int:
+    """Score the scenarios on the days they describe, and on ordinary days."""
+    if prices is None:
+        raise UsageError("hindsight needs --prices FILE; no prices are bundled")
+    result = score_library(prices, universe=universe, controls=controls, seed=seed)
+    warn(result.notices, (), quiet=quiet)
+    if form == "json":
+        print_json({**{name: table.to_dicts() for name, table in result.tables.items()}, "controls": result.controls})
+    elif form == "csv":
+        print_csv(result.tables["hindsight"])
+    else:
+        show_hindsight(console(), result.tables, result.controls)
+    return EXIT_PARTIAL if any(notice.code == "hindsight.day" for notice in result.notices) else EXIT_OK
 
 
 def _named(stories: Stories, wanted: tuple[str, ...]) -> tuple[Stories, tuple[str, ...]]:

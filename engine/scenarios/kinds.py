@@ -1,9 +1,9 @@
 """The text of a scenario file by kind: what every scenario says, and the body of each kind."""
 
 import datetime as dt
-from typing import Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import Field, TypeAdapter, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationInfo, field_validator, model_validator
 
 from engine.documents import Strict, suggestion
 from engine.scenarios.drivers import Demand, Transmission, respond
@@ -25,6 +25,13 @@ class Liquidity(Strict):
     spread: float = Field(default=1.0, ge=1.0, le=100.0)
     volume: float = Field(default=1.0, gt=0.0, le=1.0)
     source: str = Field(min_length=1)
+
+
+def _known_tier(name: str, info: ValidationInfo) -> str:
+    known = (info.context or {}).get("tier")
+    if known is not None and name not in known:
+        raise ValueError(f"unknown tier {name!r}{suggestion(name, known)}")
+    return name
 
 
 class Header(Strict):
@@ -85,16 +92,8 @@ class DriversBody(Header):
     propagation: Propagation
     damping: float = Field(default=0.0, ge=0.0, le=1.0)
     demand: Demand
-    tiers: dict[str, Transmission] = Field(min_length=1)
+    tiers: dict[Annotated[str, AfterValidator(_known_tier)], Transmission] = Field(min_length=1)
     also: tuple[View, ...] = ()
-
-    @field_validator("tiers")
-    @classmethod
-    def _tiers_are_known(cls, tiers: dict[str, Transmission], info: ValidationInfo) -> dict[str, Transmission]:
-        known = (info.context or {}).get("tier")
-        if known is not None and (unknown := sorted(set(tiers) - set(known))):
-            raise ValueError("; ".join(f"unknown tier {name!r}{suggestion(name, known)}" for name in unknown))
-        return tiers
 
     @model_validator(mode="after")
     def _says_each_thing_once(self) -> "DriversBody":

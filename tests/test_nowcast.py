@@ -428,4 +428,5 @@ def test_deepseek_day_is_explained_from_twenty_five_prints(bundled: LoadedUniver
     assert scores["r2"] >= 0.53
     assert scores["rank_correlation"] > 0.55
     assert 0.7 <= scores["band_coverage"] <= 0.9
-    assert result.tables["nowcast"]["nearest_scenario"].unique().to_list() == ["deepseek"]
+    (nearest,) = result.tables["nowcast"]["nearest_scenario"].unique().to_list()
+    assert nearest in {"deepseek", "deepseek_replay", "deepseek_two_days"}

@@ -14,7 +14,7 @@ import dataframely as dy
 import polars as pl
 
 from engine.conventions import CASH_PREFIX
-from engine.tables import inputs, model, nowcasts, reverse, risk, scores, stress, trades
+from engine.tables import hedges, inputs, model, nowcasts, reverse, risk, scores, stress, trades
 
 ROW_NUMBER: Final = "row_number"
 
@@ -92,6 +92,9 @@ CONTRACTS: Final = MappingProxyType(
             "reverse": reverse.Reverse,
             "reverse_factors": reverse.ReverseFactors,
             "reverse_positions": reverse.ReversePositions,
+            "hedges": hedges.Hedges,
+            "hedge_trades": hedges.HedgeTrades,
+            "hedge_exposures": hedges.HedgeExposures,
             "scenario_factors": stress.ScenarioFactors,
             "backtest_days": scores.BacktestDays,
             "backtest_names": scores.BacktestNames,

@@ -15,6 +15,7 @@ from engine.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EngineError,
 COMMANDS: Final = {
     "stress": ("engine.cli.stress", "Stress the books under scenarios and print what they lose."),
     "reverse-stress": ("engine.cli.reverse_stress", "Find the most plausible shock that costs each book a given loss."),
+    "hedge": ("engine.cli.hedge", "Find the fewest or cheapest trades that bring a stress loss inside its budget."),
     "scenarios": ("engine.cli.scenarios", "List, show, check and compare scenarios; ask what other economics do."),
     "rebalance": ("engine.cli.rebalance", "Bring books inside their limits at the least cost, each answer certified."),
     "calibrate": ("engine.cli.calibrate", "Turn prices into the risk model of a universe."),

@@ -111,6 +111,7 @@ CONTRACTS: Final = MappingProxyType(
             "nowcast_book_scores": nowcasts.NowcastBookScores,
             "targets": trades.Targets,
             "trades": trades.Trades,
+            "whipsaws": trades.Whipsaws,
             "limits": trades.Limits,
             "certificates": trades.Certificates,
             "exceptions": trades.Exceptions,

@@ -91,7 +91,7 @@ def test_runs_of_a_day_are_numbered_from_one(out: Path, folders: tuple[Path, Pat
 
 def test_every_table_keeps_its_contract_when_read_back(folders: tuple[Path, Path]) -> None:
     tables = sorted(folders[0].glob("*.parquet"))
-    assert len(tables) == 21
+    assert len(tables) == 22
     for path in tables:
         frame = pl.read_parquet(path)
         assert frame.columns[:2] == ["as_of", "run_id"]
@@ -158,7 +158,7 @@ def test_json_is_one_document_without_nan(out: Path, first: Call) -> None:
     assert document["run"] == str(out / "adhoc" / "2025-01-24-1")
     assert document["books_by_status"] == {"certified": 2}
     assert {row["status"] for row in document["certificates"]} == {"certified"}
-    names = {"portfolio_summary", "stress", "limits", "certificates", "trades", "exceptions", "refused"}
+    names = {"portfolio_summary", "stress", "limits", "certificates", "trades", "whipsaws", "exceptions", "refused"}
     assert names <= document.keys()
 
 

@@ -3,6 +3,7 @@
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import polars as pl
 
@@ -10,6 +11,9 @@ from engine.api.loading import LoadedUniverse
 from engine.api.stressing import prepare
 from engine.book.chunk import Task, rebalance_chunk
 from engine.intake import Notice
+
+WHIPSAW: Final = "overreaction"
+"""What follows a trade that is regretted, where the universe does not name another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ def rebalance_portfolios(
 
     Args:
         loaded: From ``load_universe``.
-        scenarios: Ids to report besides those that mandates budget.
+        scenarios: Ids to report besides those that mandates budget and the whipsaw.
         only: Portfolio ids; all books when empty.
 
     Returns:
@@ -49,7 +53,10 @@ def rebalance_portfolios(
     """
     books = loaded.only(only)
     budgeted = {budget.scenario for mandate in loaded.mandates.values() for budget in mandate.limits.stress}
-    wanted = sorted({*scenarios, *budgeted, loaded.universe.settings.stress.scenario})
+    settings = loaded.universe.settings.stress
+    if settings.whipsaw is None and WHIPSAW in loaded.library.ids:
+        settings = settings.model_copy(update={"whipsaw": WHIPSAW})
+    wanted = sorted({*scenarios, *budgeted, settings.scenario, *filter(None, [settings.whipsaw])})
     ready = prepare(books, wanted, {})
     task = Task(
         curve=loaded.curve,
@@ -58,7 +65,7 @@ def rebalance_portfolios(
         benchmarks=loaded.benchmarks,
         outcomes=ready.outcomes,
         moves=ready.moves,
-        settings=loaded.universe.settings.stress,
+        settings=settings,
         history=loaded.history,
         notices=ready.notices,
     )

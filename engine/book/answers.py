@@ -6,9 +6,11 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
+from engine.book.whipsaw import WHIPSAW_COLUMNS
 from engine.contracts import CONTRACTS, empty
 from engine.conventions import FEASIBILITY
 from engine.rebalance.problem import BUDGET, TURNOVER, Problem
+from engine.rebalance.shadows import shadow_prices
 from engine.rebalance.solve import Answer
 from engine.risk.portfolios import Portfolios
 
@@ -86,7 +88,8 @@ def _priced(frame: pl.DataFrame, books: Portfolios, securities: pl.DataFrame) ->
 def trade_table(books: Portfolios, results: list[tuple[Problem, Answer]], securities: pl.DataFrame) -> pl.DataFrame:
     """The table ``trades``: what changes, at which price and cost, and which limit or aim asks for it.
 
-    The reason is the limit whose multiplier pushes the trade hardest, or the objective.
+    The reason is the limit whose multiplier pushes the trade hardest, or the objective. What the
+    trades are worth under scenarios is not known here; ``price_whipsaws`` adds it.
     """
     frames = []
     for problem, answer in results:
@@ -105,7 +108,7 @@ def trade_table(books: Portfolios, results: list[tuple[Problem, Answer]], securi
             )
         )
     if not frames:
-        return empty("trades")
+        return empty("trades").drop(WHIPSAW_COLUMNS)
     frame = _priced(pl.concat(frames), books, securities).with_columns(
         (pl.col("trade_weight").abs() * pl.col("nav")).alias("notional_base"),
         pl.when(pl.col("trade_weight") > 0).then(pl.lit("buy")).otherwise(pl.lit("sell")).alias("side"),
@@ -115,7 +118,8 @@ def trade_table(books: Portfolios, results: list[tuple[Problem, Answer]], securi
         (pl.col("notional_base") / pl.col("price")).alias("quantity"),
         pl.when(pl.col("adv_base") > 0).then(pl.col("notional_base") / pl.col("adv_base")).alias("adv_share"),
     )
-    return frame.select(list(CONTRACTS["trades"].columns)).sort("portfolio_id", "security_id")
+    columns = [name for name in CONTRACTS["trades"].columns if name not in WHIPSAW_COLUMNS]
+    return frame.select(columns).sort("portfolio_id", "security_id")
 
 
 def _reason(problem: Problem, answer: Answer, i: int) -> str:
@@ -144,7 +148,15 @@ def trading_sums(trades: pl.DataFrame, results: list[tuple[Problem, Answer]]) ->
 
 
 def limit_table(results: list[tuple[Problem, Answer]]) -> pl.DataFrame:
-    """Every limit of every book: bound, use before and after, slack and shadow price."""
+    """Every limit of every book: bound, use before and after, slack and shadow price.
+
+    No price where the book has no certified answer; a weight limit that no longer binds has the price 0.
+    """
+    prices = {
+        problem.portfolio_id: shadow_prices(problem, answer.weights, answer.duals)
+        for problem, answer in results
+        if answer.status == "certified"
+    }
     rows = [
         {
             "portfolio_id": problem.portfolio_id,
@@ -155,7 +167,9 @@ def limit_table(results: list[tuple[Problem, Answer]]) -> pl.DataFrame:
             "before": use.before,
             "after": use.after,
             "slack": use.room(use.after),
-            "shadow_price": answer.duals.get(use.limit_id) if answer.status == "certified" else None,
+            "shadow_price": prices[problem.portfolio_id].get(use.limit_id, 0.0)
+            if problem.portfolio_id in prices
+            else None,
             "breach_before": use.room(use.before) < -FEASIBILITY,
             "breach": use.room(use.after) < -FEASIBILITY,
         }

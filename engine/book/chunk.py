@@ -16,6 +16,7 @@ from engine.book.answers import (
 )
 from engine.book.assess import Yardstick, assess, shock_table, summarise
 from engine.book.budgets import unmeasured_budgets
+from engine.book.whipsaw import price_whipsaws
 from engine.contracts import CONTRACTS, empty
 from engine.curve.tiers import Curve
 from engine.curve.universe import StressSettings
@@ -121,7 +122,10 @@ def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.Da
     measured = {stage: assess(stages[stage], list(task.outcomes), yardstick, stage=stage) for stage in stages}
     tables = {name: pl.concat([measured[stage][name] for stage in stages]).sort(CONTRACTS[name].key) for name in STAGED}
     trades = trade_table(books, results, task.securities)
-    tables["trades"] = trades
+    sums = trading_sums(trades, results)
+    tables["trades"], tables["whipsaws"] = price_whipsaws(
+        trades, moves, sums.join(_navs(books), on="portfolio_id"), measured["before"]["stress"], task.settings
+    )
     tables["targets"] = with_quantities(targets, books, task.securities)
     tables["limits"] = limit_table(results)
     tables["certificates"] = certificate_table(results)
@@ -134,7 +138,7 @@ def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.Da
                 stage="after",
                 stress=measured["after"]["stress"],
                 status=status,
-                trading=trading_sums(trades, results),
+                trading=sums,
             ),
         ]
     ).sort(CONTRACTS["portfolio_summary"].key)
@@ -205,6 +209,10 @@ def _rebalance_one(case: _Case, desk: _Desk) -> tuple[Problem, Answer]:
         judge=lambda claim: certify(desk.evidence, **inputs, claim=claim),
         refute=lambda claim: prove_infeasible(desk.evidence, **inputs, claim=claim),
     )
+
+
+def _navs(books: Portfolios) -> pl.DataFrame:
+    return pl.DataFrame({"portfolio_id": books.ids.labels, "nav": books.nav})
 
 
 def _evidence(terms: Terms, moves: pl.DataFrame, task: Task) -> Evidence:

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import click
 
+from engine.api.leaving_out import price_limit
 from engine.api.loading import load_universe
 from engine.api.rebalancing import RebalanceResult, rebalance_portfolios
 from engine.cli.options import book_options, format_option, print_csv, print_json, quiet_option, warn
+from engine.desk.reasons import show_left_out, show_limits, show_whipsaws
 from engine.desk.terminal import console, show_rebalance, show_trades
 from engine.errors import EXIT_BREACH, EXIT_OK, EXIT_PARTIAL
 from engine.store.runs import Run, write_adhoc
@@ -16,7 +18,12 @@ from engine.store.runs import Run, write_adhoc
 @click.command()
 @click.option("--scenario", "scenarios", multiple=True, help="Report this scenario too; may be repeated.")
 @book_options
-@click.option("--detail", is_flag=True, help="Also the ten largest trades of each book, each with its reason.")
+@click.option(
+    "--detail",
+    is_flag=True,
+    help="Also the ten largest trades of each book, why each; what binds; what a whipsaw costs.",
+)
+@click.option("--leave-out", metavar="LIMIT", help="Also what each book would save without this limit.")
 @click.option("--out", type=click.Path(), default="out", show_default=True, help="Folder of all runs.")
 @click.option("--fail-on-breach", is_flag=True, help="Exit 1 when a breach stays, or a book is held or set aside.")
 @format_option("table", "json", "csv")
@@ -29,6 +36,7 @@ def command(
     only: tuple[str, ...],
     as_of: dt.date | None,
     detail: bool,
+    leave_out: str | None,
     out: str,
     fail_on_breach: bool,
     form: str,
@@ -43,6 +51,7 @@ def command(
     result = rebalance_portfolios(loaded, scenarios)
     warn(result.notices, result.refused, quiet=quiet)
     counts = _counts(result)
+    priced = None if leave_out is None else price_limit(loaded, result, leave_out)
     left = Run(
         as_of=result.as_of,
         command="rebalance",
@@ -58,8 +67,10 @@ def command(
     )
     run = write_adhoc(Path(out), left)
     if form == "json":
-        names = ["portfolio_summary", "stress", "limits", "certificates", "trades", "exceptions"]
+        names = ["portfolio_summary", "stress", "limits", "certificates", "trades", "whipsaws", "exceptions"]
         tables = {name: result.tables[name].to_dicts() for name in names}
+        if priced is not None:
+            tables["left_out"] = priced.to_dicts()
         print_json({"run": str(run), "books_by_status": counts, **tables, "refused": list(result.refused)})
     elif form == "csv":
         print_csv(result.tables["trades"])
@@ -68,6 +79,10 @@ def command(
         show_rebalance(screen, result.tables, loaded.universe.settings.stress.scenario)
         if detail:
             show_trades(screen, result.tables)
+            show_limits(screen, result.tables)
+            show_whipsaws(screen, result.tables)
+        if priced is not None:
+            show_left_out(screen, result.tables, priced)
     click.echo(f"written: {run}", err=True)
     troubled = _breach_stays(result) or any(counts.get(state) for state in ("held", "quarantined", "infeasible"))
     if fail_on_breach and troubled:

@@ -75,9 +75,14 @@ class LiquiditySettings(Strict):
 
 
 class StressSettings(Strict):
-    """What ``engine stress`` does when it is not told, and from where on it doubts a scenario."""
+    """What ``engine stress`` does when it is not told, and from where on it doubts a scenario.
+
+    ``whipsaw`` is the scenario under which a rebalance is regretted; when it is not said,
+    ``overreaction`` where the library has it.
+    """
 
     scenario: str = "deepseek"
+    whipsaw: str | None = None
     band: float = Field(default=0.80, gt=0.0, lt=1.0)
     max_extrapolation: float = Field(default=4.0, gt=0.0)
     min_propagation_r2: float = Field(default=0.05, ge=0.0, le=1.0)

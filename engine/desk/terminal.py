@@ -347,16 +347,18 @@ def _gap(proof: Mapping[str, Any] | None) -> str:
 
 
 def show_trades(screen: Console, tables: Mapping[str, pl.DataFrame]) -> None:
-    """The ten largest trades of each book with the limit or aim that asks for each."""
+    """The ten largest trades of each book, the limit or aim that asks for each, and its price of a whipsaw."""
     names = dict(tables["portfolio_summary"].select("portfolio_id", "name").iter_rows())
     trades = tables["trades"].sort(pl.col("trade_weight").abs(), "security_id", descending=[True, False])
     for book in sorted(set(trades["portfolio_id"].to_list())):
         screen.print(f"[bold]{escape(names[book])}[/bold]: largest trades")
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column("name")
-        for heading in ("side", "weight %", "notional", "reason"):
-            table.add_column(heading, justify="right" if heading in ("weight %", "notional") else "left")
+        for heading in ("side", "weight %", "notional", "avoids", "regret", "pays from %", "reason"):
+            table.add_column(heading, justify="left" if heading in ("side", "reason") else "right")
         for row in trades.filter(pl.col("portfolio_id") == book).head(10).iter_rows(named=True):
             weight = percent(row["trade_weight"], 2)
-            table.add_row(row["security_id"], row["side"], weight, money(row["notional_base"]), escape(row["reason"]))
+            amounts = [money(row[name]) for name in ("notional_base", "loss_avoided", "regret")]
+            pays = percent(row["break_even"], 0)
+            table.add_row(row["security_id"], row["side"], weight, *amounts, pays, escape(row["reason"]))
         screen.print(table)

@@ -1,7 +1,7 @@
 """A mandate: the limits a portfolio must keep and what it prefers inside them."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -119,6 +119,11 @@ class Mandate(Strict):
             if known is not None and name not in known:
                 raise ValueError(f"unknown security {name!r}{suggestion(name, known)}")
         return tuple(sorted(set(names)))
+
+
+def mandate_schema() -> dict[str, Any]:
+    """JSON Schema of a mandate file, for an editor."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Mandate.model_json_schema()}
 
 
 def read_mandates(texts: Mapping[str, str], vocabulary: Mapping[str, tuple[str, ...]]) -> dict[str, Mandate]:

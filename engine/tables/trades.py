@@ -23,6 +23,21 @@ class Trades(dy.Schema):
     adv_share = number_column("notional over a day's volume", ">= 0", nullable=True)
     cost_base = number_column(MONEY, ">= 0", min=0.0)
     reason = text_column()
+    loss_avoided = number_column(f"{MONEY}, if the scenario goes on", "> 0 loses less after the trade", nullable=True)
+    regret = number_column(f"{MONEY}, if the whipsaw follows", "> 0 gives up a gain", nullable=True)
+    break_even = number_column("probability that the scenario goes on from which the trade pays", "0..1", nullable=True)
+
+
+class Whipsaws(dy.Schema):
+    portfolio_id = id_column(key=True)
+    scenario_id = id_column()
+    whipsaw_id = id_column()
+    loss_avoided = number_column(f"{MONEY}, if the scenario goes on", "> 0 loses less after the trades")
+    regret = number_column(f"{MONEY}, if the whipsaw follows", "> 0 gives up a gain")
+    loss_avoided_frac = number_column(FRACTION, "> 0 loses less after the trades")
+    regret_frac = number_column(FRACTION, "> 0 gives up a gain")
+    break_even = number_column("probability that the scenario goes on from which the trades pay", "0..1", nullable=True)
+    cost_base = number_column(MONEY, ">= 0", min=0.0)
 
 
 class Limits(dy.Schema):

@@ -1,0 +1,58 @@
+"""A mandate for a terminal: its limits in the desk's words, and the books under it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from engine.desk.terminal import escape
+from engine.mandates.mandate import Band, Mandate
+
+
+def show_mandate(screen: Console, mandate: Mandate, books: Sequence[str]) -> None:
+    """What a mandate allows, a sentence a limit; what does not bind is left out.
+
+    Args:
+        screen: Where to print.
+        mandate: The mandate.
+        books: The portfolios that are managed by it.
+    """
+    costs = mandate.costs
+    screen.print(f"[bold]{escape(mandate.id)}[/bold]  {escape(mandate.title)}")
+    screen.print(f"version {mandate.version}; books: {escape(', '.join(books) or 'none')}")
+    for line in _limits(mandate):
+        screen.print(f"  {escape(line)}")
+    screen.print(
+        f"risk aversion {mandate.risk_aversion:g}; costs of {costs.half_spread_bps:g} bp where a name has no "
+        f"half-spread, spread over {costs.holding_years:g} year{'s' if costs.holding_years != 1.0 else ''}"
+    )
+    if mandate.buy_list:
+        screen.print(f"may also buy {escape(', '.join(mandate.buy_list))}")
+
+
+def _limits(mandate: Mandate) -> list[str]:
+    limits = mandate.limits
+    lines = [f"a name: at most {_share(limits.max_weight)}"] if limits.max_weight < 1.0 else []
+    lines += [f"{name}: {_band(band)}" for name, band in sorted(limits.weights.items())]
+    lines += [f"turnover, buys and sells: at most {_share(limits.turnover)}"] if limits.turnover < 2.0 else []
+    lines += [f"cash: {_band(limits.cash)}"] if limits.cash != Band() else []
+    lines += [f"tier {tier}: {_band(band)}" for tier, band in sorted(limits.tiers.items())]
+    for budget in sorted(limits.stress, key=lambda budget: budget.scenario):
+        against = " more than the benchmark" if budget.kind == "active" else ""
+        days = "" if budget.horizon_days is None else f" over {budget.horizon_days} trading days"
+        lines.append(f"under {budget.scenario}: loses at most {_share(budget.max_loss)}{against}{days}")
+    said = {"max_weight", "weights", "turnover", "cash", "tiers", "stress"}
+    others: dict[str, Any] = limits.model_dump(mode="json", exclude=said, exclude_defaults=True)
+    return lines + [f"{name.replace('_', ' ')}: {value}" for name, value in others.items()]
+
+
+def _band(band: Band) -> str:
+    if band.min == band.max:
+        return f"exactly {_share(band.min)}"
+    if band.min == 0.0:
+        return f"at most {_share(band.max)}"
+    return f"at least {_share(band.min)}" if band.max == 1.0 else f"{100.0 * band.min:.4g} to {_share(band.max)}"
+
+
+def _share(value: float) -> str:
+    return f"{100.0 * value:.4g} %"

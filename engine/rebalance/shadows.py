@@ -1,0 +1,67 @@
+"""What the objective would save if a limit were a little wider."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float
+
+from engine.rebalance.problem import BUDGET, TURNOVER, Problem
+
+
+def marginal_costs(
+    problem: Problem, weights: Float[np.ndarray, " n_names"], duals: Mapping[str, float]
+) -> tuple[Float[np.ndarray, " n_names"], Float[np.ndarray, " n_names"]]:
+    """What buying and what selling a little more of each name would add to the objective.
+
+    With the multipliers ``y`` of the rows, ``y_b`` of the budget and ``lam`` of the turnover::
+
+        s = gamma Sigma (x - xb) + A'y + y_b        kap = k (1 / years + y_b) + lam
+        buying adds s + kap, selling -s + kap; a trade that is taken back gives its kap back
+
+    Limits are counted at their multipliers. At an optimum no name inside its bounds has a
+    negative entry; a name at rest between the two is left alone because either would cost.
+
+    Args:
+        problem: One book's program.
+        weights: The answer.
+        duals: Its multipliers by limit id.
+
+    Returns:
+        Buying and selling, objective (annual, NAV 1) per unit of weight.
+
+    References:
+        MATH 5-6. Oracle: the objective of a second solver with each bound moved,
+        tests/test_shadows.py.
+    """
+    active = weights - problem.benchmark
+    y_b = duals.get(BUDGET, 0.0)
+    pressure = np.array([duals.get(name, 0.0) for name in problem.row_ids])
+    risk = problem.root @ (problem.root.T @ active) + problem.specific * active
+    slope = problem.aversion * risk + problem.rows.T @ pressure + y_b
+    kink = problem.costs * (1.0 / problem.years + y_b) + duals.get(TURNOVER, 0.0)
+    moved = np.sign(weights - problem.start)
+    return slope + np.where(moved < 0.0, -kink, kink), -slope + np.where(moved > 0.0, -kink, kink)
+
+
+def shadow_prices(
+    problem: Problem, weights: Float[np.ndarray, " n_names"], duals: Mapping[str, float]
+) -> dict[str, float]:
+    """Objective saved per unit by which a limit is widened, by limit id.
+
+    The multiplier of a row, the budget or the turnover as it is; of a weight limit that binds, what
+    moving the name past it would save, ``max(-(what that adds), 0)``. The saving is concave in the
+    width: a whole point saves at most a hundredth of the price.
+
+    Args:
+        problem: One book's program.
+        weights: The answer.
+        duals: Its multipliers by limit id.
+
+    References:
+        MATH 5. Oracle: as for ``marginal_costs``.
+    """
+    buying, selling = marginal_costs(problem, weights, duals)
+    names = problem.names.labels
+    above = {f"weight:{names[i]}:max": max(-float(buying[i]), 0.0) for i in np.flatnonzero(weights >= problem.upper)}
+    below = {f"weight:{names[i]}:min": max(-float(selling[i]), 0.0) for i in np.flatnonzero(weights <= problem.lower)}
+    return {**duals, **above, **below}

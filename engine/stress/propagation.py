@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import polars as pl
 from jaxtyping import Float
 
 from engine.conventions import TRADING_DAYS
@@ -85,20 +84,6 @@ class Shock:
     def total(self) -> Float[np.ndarray, " n_securities"]:
         """The return of each security, the sum of the three parts."""
         return self.stated + self.propagated + self.specific
-
-    @property
-    def frame(self) -> pl.DataFrame:
-        """The table ``shocks`` of this scenario."""
-        return pl.DataFrame(
-            {
-                "scenario_id": [self.scenario.id] * len(self.model.securities),
-                "security_id": self.model.securities.labels,
-                "total": self.total,
-                "stated": self.stated,
-                "propagated": self.propagated,
-                "specific": self.specific,
-            }
-        ).sort("scenario_id", "security_id")
 
 
 def propagate(scenario: Scenario, model: RiskModel, curve: Curve, history: FactorHistory | None = None) -> Shock:

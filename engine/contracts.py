@@ -52,8 +52,9 @@ class Contract:
         return list(self.schema.primary_key())
 
 
-RAISED: Final = MappingProxyType({"scenario_summary": 3, "stress": 2})
-"""The version of every contract that has left its first: a summary knows trees and the past, a stress benchmarks."""
+RAISED: Final = MappingProxyType({"limits": 2, "scenario_summary": 3, "stress": 2})
+"""The version of every contract that has left its first: a limit has more kinds, a summary knows trees and the
+past, a stress benchmarks."""
 
 CONTRACTS: Final = MappingProxyType(
     {

@@ -19,6 +19,9 @@ MARKET: Final = "market"
 OFF_CURVE: Final = "off_curve"
 """The share of a security's membership that lies on no tier."""
 
+UNCLASSIFIED: Final = "unclassified"
+"""The sector of a line for which the securities table lists none."""
+
 BASE_MODEL: Final = "base"
 """The risk model that every figure rests on unless it says otherwise."""
 

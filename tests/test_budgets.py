@@ -17,8 +17,8 @@ from engine.api.rebalancing import rebalance_portfolios
 from engine.api.stressing import stress_portfolios
 from engine.errors import ConfigurationError, ModelError
 from engine.mandates.mandate import Mandate
-from engine.rebalance import certificate
-from engine.rebalance.certificate import Claim
+from engine.rebalance.bound import lower_bound
+from engine.rebalance.evidence import Claim, assemble
 from engine.rebalance.problem import Problem
 from engine.rebalance.rebalance_program import Attempt
 from engine.rebalance.solve import Answer
@@ -130,7 +130,7 @@ def test_the_bound_of_an_active_book_is_never_above_exact_rationals() -> None:
     for seed in range(24):
         book, random = active_book(seed), np.random.default_rng(seed)
         problem = book.problem
-        case = certificate._assemble(book.evidence, *book.inputs.values(), Claim({}, {}))
+        case = assemble(book.evidence, *book.inputs.values(), Claim({}, {}))
         row = problem.rows[problem.row_ids.index(ACTIVE)]
         limit = Fraction(book.mandate.limits.stress[0].max_loss)
         bound = limit + sum(r * b for r, b in zip(rational(row), rational(problem.benchmark), strict=True))
@@ -140,7 +140,7 @@ def test_the_bound_of_an_active_book_is_never_above_exact_rationals() -> None:
             w = case.b.T @ (random.dirichlet(np.ones(len(problem.names))) - case.benchmark)
             lines = [float(random.normal() * 0.1) for _ in case.shared]
             exact = exact_bound(book, duals, w, lines, risk=True) + Fraction(duals[ACTIVE]) * (rounded - bound)
-            assert Fraction(certificate._lower_bound(case, duals, w, lines, risk=True)) <= exact
+            assert Fraction(lower_bound(case, duals, w, lines, risk=True)) <= exact
 
 
 def test_an_active_budget_without_a_benchmark_is_refused_by_program_and_certificate() -> None:

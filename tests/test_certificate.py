@@ -14,9 +14,11 @@ import pytest
 
 from engine.axes import Axis
 from engine.curve.tiers import Curve
+from engine.errors import ModelError
 from engine.mandates.mandate import Mandate
-from engine.rebalance import certificate
-from engine.rebalance.certificate import Claim, Evidence, Verdict, certify, gather_evidence, prove_infeasible
+from engine.rebalance.bound import _indefinite, lower_bound
+from engine.rebalance.certificate import Verdict, certify, prove_infeasible
+from engine.rebalance.evidence import Claim, Evidence, assemble, gather_evidence
 from engine.rebalance.problem import Problem, Terms, state_problem
 from engine.rebalance.rebalance_program import Attempt
 from engine.rebalance.solve import Answer, Programs, solve_problem
@@ -27,6 +29,14 @@ NAV = 2.0**20
 """A power of two: weight times NAV over NAV is the weight to the last bit."""
 
 TIERS = ("a", "b")
+
+LISTED = {
+    "security_id": pl.String,
+    "half_spread_bps": pl.Float64,
+    "gics_sector": pl.String,
+    "adv_base": pl.Float64,
+}
+"""Columns of the table ``securities`` that the certificate reads."""
 
 PROGRAMS = Programs()
 """Compiled programs for all the books here."""
@@ -47,6 +57,8 @@ class Book:
         shares: Tier shares by name.
         shocks: By scenario.
         bps: Half-spread by name.
+        sectors: Listed sector by name.
+        volumes: Daily volume by name.
         rest: Further keys of the mandate.
     """
 
@@ -60,6 +72,8 @@ class Book:
     shares: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     shocks: Mapping[str, np.ndarray] = field(default_factory=dict)
     bps: Mapping[str, float] = field(default_factory=dict)
+    sectors: Mapping[str, str] = field(default_factory=dict)
+    volumes: Mapping[str, float] = field(default_factory=dict)
     rest: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -89,14 +103,14 @@ class Book:
         return frame.cast({"security_id": pl.String, "tier": pl.String, "weight": pl.Float64})
 
     @cached_property
-    def problem(self) -> Problem:
+    def terms(self) -> Terms:
         curve = Curve(Axis("tier", TIERS), np.ones(len(TIERS)), self.memberships)
+        return Terms(self.model, curve, self.shocks, self.bps, self.sectors, self.volumes)
+
+    @cached_property
+    def problem(self) -> Problem:
         return state_problem(
-            "book",
-            weights=self.weights,
-            benchmark=self.benchmark,
-            mandate=self.mandate,
-            terms=Terms(self.model, curve, self.shocks, self.bps),
+            "book", weights=self.weights, benchmark=self.benchmark, mandate=self.mandate, terms=self.terms, nav=NAV
         )
 
     @cached_property
@@ -115,8 +129,13 @@ class Book:
             memberships=self.memberships,
             shocks=pl.concat(frames) if frames else pl.DataFrame(schema=columns),
             securities=pl.DataFrame(
-                {"security_id": list(self.bps), "half_spread_bps": list(self.bps.values())},
-                schema={"security_id": pl.String, "half_spread_bps": pl.Float64},
+                {
+                    "security_id": names,
+                    "half_spread_bps": [self.bps.get(name) for name in names],
+                    "gics_sector": [self.sectors.get(name) for name in names],
+                    "adv_base": [self.volumes.get(name) for name in names],
+                },
+                schema=LISTED,
             ),
         )
 
@@ -279,7 +298,8 @@ def exact_bound(book: Book, duals: Mapping[str, float], w: np.ndarray, lines: li
         stationary = [xb[i] - (slope[i] + sign * kink) / curve for sign in (1, -1)] if curve else []
         points = [min(max(t, lower[i]), upper[i]) for t in (lower[i], upper[i], x0[i], *stationary)]
         total += min(curve / 2 * (t - xb[i]) ** 2 + slope[i] * t + kink * abs(t - x0[i]) for t in points)
-        assert name in book.mandate.limits.weights or upper[i] == Fraction(book.mandate.limits.max_weight)
+        plain = problem.upper_kinds[i] == "weight" and name not in book.mandate.limits.weights
+        assert not plain or upper[i] == Fraction(book.mandate.limits.max_weight)
     return total
 
 
@@ -337,13 +357,13 @@ def some_duals(problem: Problem, random: np.random.Generator, size: float) -> di
 def check_against_rationals(seed: int) -> None:
     book, random = small_book(seed), np.random.default_rng(seed + 1)
     n = len(book.problem.names)
-    case = certificate._assemble(book.evidence, *book.inputs.values(), Claim({}, {}))
+    case = assemble(book.evidence, *book.inputs.values(), Claim({}, {}))
     for size in (0.0, 1e-4, 1.0):
         duals = some_duals(book.problem, random, size)
         w = case.b.T @ (random.dirichlet(np.ones(n)) - case.benchmark)
         lines = [float(random.normal() * 0.1) for _ in case.shared]
         for risk in (True, False):
-            found = certificate._lower_bound(case, duals, w, lines, risk=risk)
+            found = lower_bound(case, duals, w, lines, risk=risk)
             exact = exact_bound(book, duals, w, lines, risk=risk)
             assert Fraction(found) <= exact
             assert float(exact) - found <= 1e-11 * (1.0 + abs(found) + size + book.mandate.risk_aversion)
@@ -440,10 +460,10 @@ def test_a_bound_with_a_covariance_that_cannot_be_proven_positive_pays_for_it() 
     book = tight_book(4)
     flat = replace(book, covariance=np.outer([0.2, 0.1, -0.1], [0.2, 0.1, -0.1]))
     answer = flat.solve(PROGRAMS)
-    case = certificate._assemble(flat.evidence, *flat.inputs.values(), Claim({}, {}))
+    case = assemble(flat.evidence, *flat.inputs.values(), Claim({}, {}))
     assert answer.status == "certified"
-    assert certificate._indefinite(case, 12.0, np.zeros(3)) > 0.0
-    assert certificate._indefinite(case, 0.0, np.zeros(3)) == 0.0
+    assert _indefinite(case, 12.0, np.zeros(3)) > 0.0
+    assert _indefinite(case, 0.0, np.zeros(3)) == 0.0
 
 
 # Planted wrong answers. Each plant corrupts the problem once; the certificate reads the true tables.
@@ -756,14 +776,14 @@ def test_none_of_five_thousand_feasible_books_is_proven_infeasible() -> None:
 def test_a_factor_without_a_covariance_is_refused() -> None:
     tables = tight_book(0).model.tables
     empty = pl.DataFrame(schema={"scenario_id": pl.String, "security_id": pl.String, "total": pl.Float64})
-    with pytest.raises(certificate.ModelError, match="factors of exposures and factor_covariance differ"):
+    with pytest.raises(ModelError, match="factors of exposures and factor_covariance differ"):
         gather_evidence(
             exposures=tables["exposures"].filter(pl.col("factor") != "f1"),
             factor_covariance=tables["factor_covariance"],
             specific_risk=tables["specific_risk"],
             memberships=tight_book(0).memberships,
             shocks=empty,
-            securities=pl.DataFrame(schema={"security_id": pl.String, "half_spread_bps": pl.Float64}),
+            securities=pl.DataFrame(schema=LISTED),
         )
 
 

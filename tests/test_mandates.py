@@ -3,7 +3,7 @@
 import pytest
 
 from engine.errors import ConfigurationError
-from engine.mandates.mandate import Band, Mandate, read_mandates
+from engine.mandates.mandate import ActiveBand, Band, ExposureBand, Mandate, read_mandates
 
 VOCABULARY = {
     "scenario": ("deepseek", "overreaction"),
@@ -220,3 +220,71 @@ def test_all_faults_of_all_files_come_at_once_in_the_order_of_names_and_lines() 
 
 def test_no_files_are_no_mandates() -> None:
     assert read_mandates({}, VOCABULARY) == {}
+
+
+WIDE = (
+    HEAD
+    + """\
+limits:
+  max_active_weight: 0.03
+  active_weights:
+    NVDA: {min: -0.02, max: 0.02}
+  active_tiers:
+    ai_semis: {max: 0.05}
+  sectors:
+    Utilities: {max: 0.4}
+    unclassified: {max: 0.1}
+  active_sectors:
+    Utilities: {min: -0.05}
+  factors:
+    market: {min: 0.8, max: 1.2}
+  active_factors:
+    "tier:ai_semis": {max: 0.1}
+  excluded: [MSFT]
+  no_buy: [NVDA]
+  no_sell: [AGG]
+  frozen: [AGG]
+"""
+)
+
+WORDS = {**VOCABULARY, "sector": ("Utilities", "unclassified"), "factor": ("market", "tier:ai_semis")}
+
+
+def test_the_wider_limits_are_read_to_the_number() -> None:
+    limits = read_mandates({"mandates/m.yaml": WIDE}, WORDS)["m"].limits
+    assert limits.active_weights == {"NVDA": ActiveBand(min=-0.02, max=0.02)}
+    assert limits.active_tiers == {"ai_semis": ActiveBand(min=-1.0, max=0.05)}
+    assert limits.sectors == {"Utilities": Band(max=0.4), "unclassified": Band(max=0.1)}
+    assert limits.factors == {"market": ExposureBand(min=0.8, max=1.2)}
+    assert (limits.excluded, limits.no_buy, limits.no_sell, limits.frozen) == (("MSFT",), ("NVDA",), ("AGG",), ("AGG",))
+    assert limits.active == ("max_active_weight", "active_weights", "active_tiers", "active_sectors", "active_factors")
+    assert limits.named == {"NVDA"}
+    assert read(HEAD).limits.active == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("sectors:\n    Utilties: {max: 0.3}\n", "5:3: unknown sector 'Utilties'; did you mean 'Utilities'?"),
+        ("factors:\n    markt: {max: 1}\n", "5:3: unknown factor 'markt'; did you mean 'market'?"),
+        ("active_tiers:\n    ai_semi: {max: 0.1}\n", "5:3: unknown tier 'ai_semi'; did you mean 'ai_semis'?"),
+        ("active_weights:\n    NVDIA: {max: 0.1}\n", "5:3: unknown security 'NVDIA'; did you mean 'NVDA'?"),
+        ("active_sectors: {Utilities: {max: 5}}\n", "5:37: max: input should be less than or equal to 1; found 5"),
+        ("factors: {market: {max: 110}}\n", "5:27: max: input should be less than or equal to 10; found 110"),
+        (
+            "active_sectors: {Utilities: {min: 0.1, max: 0.0}}\n",
+            "5:20: min 0.1 is above max 0.0; no portfolio can keep both",
+        ),
+        ("max_active_weight: 3\n", "5:22: max_active_weight: input should be less than or equal to 1; found 3"),
+        ("no_buy: [NVDIA]\n", "5:3: unknown security 'NVDIA'; did you mean 'NVDA'?"),
+    ],
+)
+def test_a_fault_of_the_wider_limits_is_told_with_its_place(text: str, fault: str) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        read_mandates({"mandates/m.yaml": HEAD + "limits:\n  " + text}, WORDS)
+    assert list(refusal.value.faults) == [f"mandates/m.yaml:{fault}"]
+
+
+def test_a_name_cannot_be_excluded_and_kept() -> None:
+    (fault,) = faults_of(HEAD + "limits:\n  excluded: [NVDA, AGG]\n  frozen: [NVDA]\n")
+    assert fault == "mandates/m.yaml:4:1: NVDA: in excluded, which sells it, and in frozen; keep one"

@@ -12,7 +12,7 @@ from test_certificate import PROGRAMS, Book, second_opinion, tight_book
 from engine.api.loading import LoadedUniverse
 from engine.api.rebalancing import rebalance_portfolios
 from engine.api.stressing import pick_scenarios
-from engine.rebalance.certificate import Claim
+from engine.rebalance.evidence import Claim
 from engine.rebalance.problem import Problem, Terms, state_problem
 from engine.rebalance.rebalance_program import Attempt, shape_of
 from engine.rebalance.solve import LADDER, Answer, Programs, repairs, solve_problem

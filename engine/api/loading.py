@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from engine.contracts import empty
+from engine.conventions import UNCLASSIFIED
 from engine.curve.tiers import Curve
 from engine.curve.universe import CalibrationSettings, Universe, build_universe, read_settings
 from engine.documents import suggestion
@@ -125,6 +126,8 @@ def load_universe(
             "scenario": library.ids,
             "bucket": curve.buckets.labels,
             "security": tuple(sorted({*model.securities.labels, *checked.securities["security_id"].to_list()})),
+            "sector": (*sorted(checked.securities["gics_sector"].drop_nulls().unique().to_list()), UNCLASSIFIED),
+            "factor": model.factors.labels,
         },
     )
     check_horizons(mandates, _horizons(library, mandates))

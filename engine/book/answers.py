@@ -9,7 +9,7 @@ from jaxtyping import Float
 from engine.book.whipsaw import WHIPSAW_COLUMNS
 from engine.contracts import CONTRACTS, empty
 from engine.conventions import FEASIBILITY
-from engine.rebalance.problem import BUDGET, TURNOVER, Problem
+from engine.rebalance.problem import ACTIVE, BUDGET, TRACKING_ERROR, TURNOVER, Problem
 from engine.rebalance.shadows import shadow_prices
 from engine.rebalance.solve import Answer
 from engine.risk.portfolios import Portfolios
@@ -130,11 +130,14 @@ def _reason(problem: Problem, answer: Answer, i: int) -> str:
     pushes = {"less active risk": -direction * problem.aversion * float(gradient)}
     for name, row in zip(problem.row_ids, problem.rows, strict=True):
         pushes[f"limit {name}"] = -direction * answer.duals.get(name, 0.0) * float(row[i])
+    if problem.tracking_error is not None:
+        slope = float(gradient) / max(float(np.sqrt(_active_variance(problem, answer.weights))), 1e-12)
+        pushes[f"limit {TRACKING_ERROR}"] = -direction * answer.duals.get(TRACKING_ERROR, 0.0) * slope
     pushes[f"limit {BUDGET}"] = -direction * answer.duals.get(BUDGET, 0.0)
     if problem.start[i] > problem.upper[i]:
-        return f"limit weight:{problem.names.labels[i]}:max"
+        return f"limit {problem.upper_id(i)}"
     if problem.start[i] < problem.lower[i]:
-        return f"limit weight:{problem.names.labels[i]}:min"
+        return f"limit {problem.lower_id(i)}"
     return max(pushes, key=lambda name: pushes[name])
 
 
@@ -205,25 +208,33 @@ def _uses(problem: Problem, answer: Answer) -> list[_Use]:
         _Use(BUDGET, "cash", -1, 1.0 - problem.spendable, 1.0 - float(x0.sum()), 1.0 - spent),
         _Use(TURNOVER, "turnover", 1, problem.turnover, 0.0, float(traded.sum())),
     ]
+    if problem.tracking_error is not None:
+        before, after = (float(np.sqrt(_active_variance(problem, weights))) for weights in (x0, x))
+        uses.append(_Use(TRACKING_ERROR, TRACKING_ERROR, 1, problem.tracking_error, before, after))
     for name, row, bound in zip(problem.row_ids, problem.rows, problem.bounds, strict=True):
         kind, before, after = name.split(":")[0], float(row @ x0), float(row @ x)
-        if name.endswith(":active"):
-            own = float(row @ problem.benchmark)
-            uses.append(_Use(name, kind, 1, float(bound) - own, before - own, after - own))
-            continue
+        own = float(row @ problem.benchmark) if name.endswith(":active") or kind.startswith(ACTIVE) else 0.0
+        values = (float(bound) - own, before - own, after - own)
         if name == "cash:max":
-            uses.append(_Use(name, kind, 1, 1.0 + float(bound), 1.0 + before, 1.0 + after))
+            uses.append(_Use(name, kind, 1, *(1.0 + value for value in values)))
         elif name.endswith(":min"):
-            uses.append(_Use(name, kind, -1, -float(bound), -before, -after))
+            uses.append(_Use(name, kind, -1, *(-value for value in values)))
         else:
-            uses.append(_Use(name, kind, 1, float(bound), before, after))
-    for i in np.flatnonzero((x0 > problem.upper) | (x >= problem.upper)):
-        name = f"weight:{problem.names.labels[i]}:max"
-        uses.append(_Use(name, "weight", 1, float(problem.upper[i]), float(x0[i]), float(x[i])))
-    for i in np.flatnonzero((x0 < problem.lower) | ((x <= problem.lower) & (problem.lower > 0.0))):
-        name = f"weight:{problem.names.labels[i]}:min"
-        uses.append(_Use(name, "weight", -1, float(problem.lower[i]), float(x0[i]), float(x[i])))
+            uses.append(_Use(name, kind, 1, *values))
+    for i in np.flatnonzero((x0 > problem.upper) | (x >= problem.upper)).tolist():
+        own = float(problem.benchmark[i]) if problem.upper_kinds[i].startswith(ACTIVE) else 0.0
+        values = (float(problem.upper[i]) - own, float(x0[i]) - own, float(x[i]) - own)
+        uses.append(_Use(problem.upper_id(i), problem.upper_kinds[i], 1, *values))
+    for i in np.flatnonzero((x0 < problem.lower) | ((x <= problem.lower) & (problem.lower > 0.0))).tolist():
+        own = float(problem.benchmark[i]) if problem.lower_kinds[i].startswith(ACTIVE) else 0.0
+        values = (float(problem.lower[i]) - own, float(x0[i]) - own, float(x[i]) - own)
+        uses.append(_Use(problem.lower_id(i), problem.lower_kinds[i], -1, *values))
     return uses
+
+
+def _active_variance(problem: Problem, weights: Float[np.ndarray, " n_names"]) -> float:
+    active = weights - problem.benchmark
+    return float(((problem.root.T @ active) ** 2).sum() + problem.specific @ active**2)
 
 
 def certificate_table(results: list[tuple[Problem, Answer]]) -> pl.DataFrame:

@@ -22,7 +22,8 @@ from engine.curve.tiers import Curve
 from engine.curve.universe import StressSettings
 from engine.intake import Notice, notices_frame
 from engine.mandates.mandate import Mandate
-from engine.rebalance.certificate import Evidence, certify, gather_evidence, prove_infeasible
+from engine.rebalance.certificate import certify, prove_infeasible
+from engine.rebalance.evidence import Evidence, gather_evidence
 from engine.rebalance.problem import Problem, Terms, state_problem
 from engine.rebalance.solve import Answer, Programs, solve_problem
 from engine.risk.funds import traded_curve, traded_model
@@ -109,6 +110,8 @@ def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.Da
         curve=curve,
         shocks={one.scenario.id: one.total if funds is None else funds @ one.total for one in task.outcomes},
         half_spread_bps=dict(task.securities.select("security_id", "half_spread_bps").drop_nulls().iter_rows()),
+        volumes=dict(task.securities.select("security_id", "adv_base").drop_nulls().iter_rows()),
+        sectors=dict(task.securities.select("security_id", "gics_sector").drop_nulls().iter_rows()),
     )
     desk = _Desk(terms, _evidence(terms, moves, task), benchmarks, Programs())
     results = [_rebalance_one(case, desk) for case in cases if case.portfolio_id not in aside]
@@ -193,7 +196,12 @@ def _cases(books: Portfolios, task: Task) -> list[_Case]:
 def _rebalance_one(case: _Case, desk: _Desk) -> tuple[Problem, Answer]:
     index = desk.benchmarks.get(case.benchmark_id) if case.benchmark_id is not None else None
     problem = state_problem(
-        case.portfolio_id, weights=case.weights, benchmark=index, mandate=case.mandate, terms=desk.terms
+        case.portfolio_id,
+        weights=case.weights,
+        benchmark=index,
+        mandate=case.mandate,
+        terms=desk.terms,
+        nav=case.nav,
     )
     frame = None if index is None else pl.DataFrame({"security_id": list(index), "weight": list(index.values())})
     # The certificate starts from the holdings as read, not from the weights the program was stated with.
@@ -244,12 +252,17 @@ def _unfit(
     have = {outcome.scenario.id for outcome in task.outcomes}
     if missing := sorted({budget.scenario for budget in limits.stress} - have):
         faults["book.scenario"] = f"mandate {case.mandate.id} budgets {', '.join(missing)}, which cannot run"
-    if strangers := books.model.securities.missing({*case.mandate.buy_list, *limits.weights}):
+    if strangers := books.model.securities.missing({*case.mandate.buy_list, *limits.named}):
         faults["book.unmodelled"] = (
             f"mandate {case.mandate.id} names {', '.join(strangers[:3])}, which the model does not know"
         )
     index = benchmarks.get(case.benchmark_id, {}) if case.benchmark_id is not None else {}
-    candidates = {*index, *case.mandate.buy_list, *limits.weights} - set(case.weights)
+    if limits.active and case.benchmark_id not in benchmarks:
+        faults["book.active_limit"] = (
+            f"mandate {case.mandate.id} limits {', '.join(limits.active)} against a benchmark, and the book has none "
+            "that can be used"
+        )
+    candidates = {*index, *case.mandate.buy_list, *limits.named} - set(case.weights)
     if free := sorted(candidates - priced):
         faults["book.unpriced"] = f"the securities table has no price of {', '.join(free[:3])}, which it could buy"
     return [Notice(code, "quarantine", message, "holdings", book) for code, message in faults.items()]

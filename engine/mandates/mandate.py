@@ -1,12 +1,29 @@
 """A mandate: the limits a portfolio must keep and what it prefers inside them."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from engine.documents import Strict, parse_document, suggestion
 from engine.errors import ConfigurationError
+
+LARGEST_EXPOSURE: Final = 10.0
+"""A factor exposure beyond this is a slip of the pen (percent for fraction) and refused."""
+
+KEYS: Final = {
+    "tiers": "bucket",
+    "active_tiers": "bucket",
+    "weights": "security",
+    "active_weights": "security",
+    "sectors": "sector",
+    "active_sectors": "sector",
+    "factors": "factor",
+    "active_factors": "factor",
+}
+"""What the keys of each band name, in the vocabulary of the universe."""
+
+LISTS: Final = ("excluded", "no_buy", "no_sell", "frozen")
 
 
 class Band(Strict):
@@ -17,9 +34,37 @@ class Band(Strict):
 
     @model_validator(mode="after")
     def _in_order(self) -> "Band":
-        if self.min > self.max:
-            raise ValueError(f"min {self.min} is above max {self.max}; no portfolio can keep both")
+        _refuse_disorder(self.min, self.max)
         return self
+
+
+class ActiveBand(Strict):
+    """Lowest and highest share of NAV above the benchmark's; a side that is not given does not bind."""
+
+    min: float = Field(default=-1.0, ge=-1.0, le=1.0)
+    max: float = Field(default=1.0, ge=-1.0, le=1.0)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "ActiveBand":
+        _refuse_disorder(self.min, self.max)
+        return self
+
+
+class ExposureBand(Strict):
+    """Lowest and highest exposure to a factor, in the factor's own unit; a side that is not given does not bind."""
+
+    min: float = Field(default=-LARGEST_EXPOSURE, ge=-LARGEST_EXPOSURE, le=LARGEST_EXPOSURE)
+    max: float = Field(default=LARGEST_EXPOSURE, ge=-LARGEST_EXPOSURE, le=LARGEST_EXPOSURE)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "ExposureBand":
+        _refuse_disorder(self.min, self.max)
+        return self
+
+
+def _refuse_disorder(low: float, high: float) -> None:
+    if low > high:
+        raise ValueError(f"min {low} is above max {high}; no portfolio can keep both")
 
 
 class StressBudget(Strict):
@@ -48,26 +93,85 @@ class StressBudget(Strict):
         return name
 
 
+class Participation(Strict):
+    """The most of a day's volume that a book may trade of one name, on its own.
+
+    A name whose daily volume the securities table does not know is not traded
+    (``unknown_volume: hold``) unless the mandate says ``allow``; then it has no such limit.
+    """
+
+    max_share: float = Field(gt=0.0, le=1.0)
+    unknown_volume: Literal["hold", "allow"] = "hold"
+
+
 class LimitSet(Strict):
-    """Limits, all long-only, all of priority 0: they must hold."""
+    """Limits, all long-only, all of priority 0: they must hold.
+
+    What is ``active`` limits the weights less the benchmark's and needs a benchmark; so does
+    ``tracking_error``, the most active volatility a year.
+    ``max_weight`` and ``max_active_weight`` hold for every name without a band of its own in
+    ``weights`` and ``active_weights``; ``max_active_weight`` holds in both directions. A line
+    counts to its listed sector; one that has none counts to ``unclassified``.
+
+    Of the lists, ``excluded`` may not be held (what is held is sold), ``no_buy`` not bought,
+    ``no_sell`` not sold, ``frozen`` neither. None of them adds a name to what may be bought.
+    """
 
     max_weight: float = Field(default=1.0, gt=0.0, le=1.0)
     weights: dict[str, Band] = Field(default_factory=dict)
+    max_active_weight: float = Field(default=1.0, gt=0.0, le=1.0)
+    active_weights: dict[str, ActiveBand] = Field(default_factory=dict)
     turnover: float = Field(default=2.0, ge=0.0, le=2.0)
+    participation: Participation | None = None
+    tracking_error: float | None = Field(default=None, gt=0.0, le=1.0)
     cash: Band = Field(default_factory=Band)
     tiers: dict[str, Band] = Field(default_factory=dict)
+    active_tiers: dict[str, ActiveBand] = Field(default_factory=dict)
+    sectors: dict[str, Band] = Field(default_factory=dict)
+    active_sectors: dict[str, ActiveBand] = Field(default_factory=dict)
+    factors: dict[str, ExposureBand] = Field(default_factory=dict)
+    active_factors: dict[str, ExposureBand] = Field(default_factory=dict)
     stress: tuple[StressBudget, ...] = ()
+    excluded: tuple[str, ...] = ()
+    no_buy: tuple[str, ...] = ()
+    no_sell: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
 
-    @field_validator("tiers", "weights")
+    @property
+    def active(self) -> tuple[str, ...]:
+        """The keys that are measured against the benchmark, besides the stress budgets."""
+        keys = ("active_weights", "active_tiers", "active_sectors", "active_factors")
+        wide = () if self.max_active_weight == 1.0 else ("max_active_weight",)
+        risk = () if self.tracking_error is None else ("tracking_error",)
+        return wide + tuple(key for key in keys if getattr(self, key)) + risk
+
+    @property
+    def named(self) -> frozenset[str]:
+        """The securities that a band of their own makes candidates, held or not."""
+        return frozenset({*self.weights, *self.active_weights})
+
+    @field_validator(*KEYS)
     @classmethod
-    def _keys_are_known(cls, bands: dict[str, Band], info: ValidationInfo) -> dict[str, Band]:
-        kind = "bucket" if info.field_name == "tiers" else "security"
+    def _keys_are_known(cls, bands: dict[str, Strict], info: ValidationInfo) -> dict[str, Strict]:
+        kind = KEYS[str(info.field_name)]
         known = (info.context or {}).get(kind)
         for name in bands:
             if known is not None and name not in known:
                 word = "tier" if kind == "bucket" else kind
                 raise ValueError(f"unknown {word} {name!r}{suggestion(name, known)}")
         return bands
+
+    @field_validator(*LISTS)
+    @classmethod
+    def _are_listed(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        return _known_securities(names, info)
+
+    @model_validator(mode="after")
+    def _lists_agree(self) -> "LimitSet":
+        for key, kept in (("no_sell", self.no_sell), ("frozen", self.frozen)):
+            if both := sorted({*self.excluded} & {*kept}):
+                raise ValueError(f"{', '.join(both)}: in excluded, which sells it, and in {key}; keep one")
+        return self
 
     @field_validator("stress")
     @classmethod
@@ -114,11 +218,15 @@ class Mandate(Strict):
     @field_validator("buy_list")
     @classmethod
     def _is_listed(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        known = (info.context or {}).get("security")
-        for name in names:
-            if known is not None and name not in known:
-                raise ValueError(f"unknown security {name!r}{suggestion(name, known)}")
-        return tuple(sorted(set(names)))
+        return _known_securities(names, info)
+
+
+def _known_securities(names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    known = (info.context or {}).get("security")
+    for name in names:
+        if known is not None and name not in known:
+            raise ValueError(f"unknown security {name!r}{suggestion(name, known)}")
+    return tuple(sorted(set(names)))
 
 
 def mandate_schema() -> dict[str, Any]:
@@ -131,7 +239,8 @@ def read_mandates(texts: Mapping[str, str], vocabulary: Mapping[str, tuple[str, 
 
     Args:
         texts: File name to text; ``diversified.yaml`` must hold the mandate ``diversified``.
-        vocabulary: Known names by kind: ``scenario``, ``bucket`` (tiers and off_curve), ``security``.
+        vocabulary: Known names by kind: ``scenario``, ``bucket`` (tiers and off_curve), ``security``,
+            ``sector`` (with unclassified), ``factor``.
 
     Raises:
         ConfigurationError: every fault of every file; a limit that is wrong is no limit.

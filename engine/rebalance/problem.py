@@ -1,21 +1,31 @@
 """One book's rebalance as numbers: names, limits as rows, costs, risk in factor form."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
 
 from engine.axes import Axis
+from engine.conventions import UNCLASSIFIED
 from engine.curve.tiers import Curve
 from engine.errors import AlignmentError, ModelError
-from engine.mandates.mandate import Mandate
+from engine.mandates.mandate import LARGEST_EXPOSURE, ActiveBand, Band, ExposureBand, LimitSet, Mandate
+from engine.rebalance.box import state_box
 from engine.risk.model import RiskModel
 
 BUDGET = "cash:min"
 """The budget row with costs: what is not spent stays at least the cash minimum."""
 
 TURNOVER = "turnover"
+
+TRACKING_ERROR = "tracking_error"
+
+ACTIVE = "active_"
+"""Kinds of limits that begin so limit the weights less the benchmark's."""
+
+WIDE = (-LARGEST_EXPOSURE, LARGEST_EXPOSURE)
+"""A side of an exposure band that stands here was not given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +42,9 @@ class Problem:
         start: ``x0``, today's weights.
         benchmark: ``xb``; today's weights where there is none.
         lower: ``lo``.
-        upper: ``up``.
+        upper: ``up``; below ``lo`` where two limits conflict on a name.
+        lower_kinds: Kind of the limit that sets each ``lo``.
+        upper_kinds: Kind of the limit that sets each ``up``.
         costs: ``k``, fraction of the traded value.
         years: Holding period that spreads the costs.
         aversion: ``gamma``.
@@ -44,6 +56,7 @@ class Problem:
         bounds: ``b``.
         spendable: 1 less the cash minimum.
         turnover: ``tau``.
+        tracking_error: ``te``, the most of ``sqrt((x - xb)'Sigma(x - xb))``; None without a cap.
     """
 
     portfolio_id: str
@@ -52,6 +65,8 @@ class Problem:
     benchmark: Float[np.ndarray, " n_names"]
     lower: Float[np.ndarray, " n_names"]
     upper: Float[np.ndarray, " n_names"]
+    lower_kinds: tuple[str, ...]
+    upper_kinds: tuple[str, ...]
     costs: Float[np.ndarray, " n_names"]
     years: float
     aversion: float
@@ -62,6 +77,15 @@ class Problem:
     bounds: Float[np.ndarray, " n_rows"]
     spendable: float
     turnover: float
+    tracking_error: float | None
+
+    def lower_id(self, i: int) -> str:
+        """Limit id of the lowest weight of name ``i``."""
+        return f"{self.lower_kinds[i]}:{self.names.labels[i]}:min"
+
+    def upper_id(self, i: int) -> str:
+        """Limit id of the highest weight of name ``i``."""
+        return f"{self.upper_kinds[i]}:{self.names.labels[i]}:max"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +97,16 @@ class Terms:
         curve: Memberships for the tier bands.
         shocks: Total return by security, on the model's axis, of every scenario.
         half_spread_bps: By security; absent where the table has none.
+        sectors: By security; absent where the table lists none.
+        volumes: Daily volume in base currency by security; absent where the table has none.
     """
 
     model: RiskModel
     curve: Curve
     shocks: Mapping[str, Float[np.ndarray, " n_securities"]]
     half_spread_bps: Mapping[str, float]
+    sectors: Mapping[str, str] = field(default_factory=dict)
+    volumes: Mapping[str, float] = field(default_factory=dict)
 
 
 def state_problem(
@@ -88,6 +116,7 @@ def state_problem(
     benchmark: Mapping[str, float] | None,
     mandate: Mandate,
     terms: Terms,
+    nav: float | None = None,
 ) -> Problem:
     """Turn a book and its mandate into numbers.
 
@@ -97,43 +126,68 @@ def state_problem(
         benchmark: Benchmark weights by name; None keeps the book near itself.
         mandate: Limits, costs, aversion, buy list.
         terms: Model, curve, shocks, spreads; a security without a spread pays the mandate's.
+        nav: Base currency; a mandate that limits participation needs it.
 
     Raises:
         AlignmentError: the model does not know a name of the benchmark or the buy list.
-        ModelError: a budget is active and there is no benchmark.
+        ModelError: a limit is active and there is no benchmark, or participation is limited
+            and there is no NAV.
     """
     model = terms.model
     limits = mandate.limits
-    names = Axis.of("security", {*weights, *(benchmark or {}), *mandate.buy_list, *limits.weights})
+    names = Axis.of("security", {*weights, *(benchmark or {}), *mandate.buy_list, *limits.named})
     if absent := model.securities.missing(names.labels):
         raise AlignmentError("security", absent, f"candidates of {portfolio_id}")
     at = model.securities.positions(names.labels, portfolio_id)
     start = np.array([weights.get(name, 0.0) for name in names.labels])
-    band = {name: limits.weights.get(name) for name in names.labels}
-    lower = np.array([b.min if b else 0.0 for b in band.values()])
-    upper = np.array([b.max if b else limits.max_weight for b in band.values()])
     costs = np.array([terms.half_spread_bps.get(name, mandate.costs.half_spread_bps) for name in names.labels]) / 1e4
     root, specific = _risk(model, at)
     index = None if benchmark is None else np.array([benchmark.get(name, 0.0) for name in names.labels])
-    rows, ids, bounds = _rows(names, mandate, terms.curve, {s: shock[at] for s, shock in terms.shocks.items()}, index)
+    if index is None and limits.active:
+        raise ModelError(
+            f"mandate {mandate.id}: {', '.join(limits.active)} need a benchmark, and {portfolio_id} has none"
+        )
+    capacity = _capacity(names, mandate, terms.volumes, nav)
+    box = state_box(names, start=start, benchmark=index, limits=limits, capacity=capacity)
+    rows = [
+        *_rows(names, mandate, terms.curve, {s: shock[at] for s, shock in terms.shocks.items()}, index),
+        *_bands(names, limits, terms, model.exposures[at], start if index is None else index),
+    ]
     return Problem(
         portfolio_id=portfolio_id,
         names=names,
         start=start,
         benchmark=start if index is None else index,
-        lower=lower,
-        upper=upper,
+        lower=box.lower,
+        upper=box.upper,
+        lower_kinds=box.lower_kinds,
+        upper_kinds=box.upper_kinds,
         costs=costs,
         years=mandate.costs.holding_years,
         aversion=mandate.risk_aversion,
         root=root,
         specific=specific,
-        row_ids=ids,
-        rows=rows,
-        bounds=bounds,
+        row_ids=tuple(row.limit_id for row in rows),
+        rows=np.array([row.weights for row in rows]),
+        bounds=np.array([row.bound for row in rows]),
         spendable=1.0 - limits.cash.min,
         turnover=limits.turnover,
+        tracking_error=limits.tracking_error,
     )
+
+
+def _capacity(
+    names: Axis, mandate: Mandate, volumes: Mapping[str, float], nav: float | None
+) -> Float[np.ndarray, " n_names"] | None:
+    """``participation ADV / NAV``: the largest trade of each name, 0 or no limit where no volume is known."""
+    participation = mandate.limits.participation
+    if participation is None:
+        return None
+    if nav is None:
+        raise ModelError(f"mandate {mandate.id}: participation needs the NAV of the book")
+    unknown = np.inf if participation.unknown_volume == "allow" else 0.0
+    daily = np.array([volumes.get(name, np.nan) for name in names.labels])
+    return np.where(np.isnan(daily), unknown, participation.max_share * daily / nav)
 
 
 def _risk(
@@ -150,28 +204,69 @@ def _risk(
     return np.hstack([root, columns]), specific
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One linear limit ``weights'x <= bound``."""
+
+    limit_id: str
+    weights: Float[np.ndarray, " n_names"]
+    bound: float
+
+
 def _rows(
     names: Axis,
     mandate: Mandate,
     curve: Curve,
     shocks: Mapping[str, Float[np.ndarray, " n"]],
     benchmark: Float[np.ndarray, " n"] | None,
-) -> tuple[Float[np.ndarray, "n_rows n_names"], tuple[str, ...], Float[np.ndarray, " n_rows"]]:
-    """Linear limits ``A x <= b`` in a fixed order, each with its id."""
+) -> list[_Row]:
+    """Cash, tiers and stress budgets in a fixed order."""
     limits = mandate.limits
     shares = curve.shares(names)
-    rows, ids, bounds = [-np.ones(len(names))], ["cash:max"], [limits.cash.max - 1.0]
+    rows = [_Row("cash:max", -np.ones(len(names)), limits.cash.max - 1.0)]
     for tier, band in sorted(limits.tiers.items()):
         share = shares[:, curve.buckets.labels.index(tier)]
         if band.max < 1.0:
-            rows, ids, bounds = [*rows, share], [*ids, f"tier:{tier}:max"], [*bounds, band.max]
+            rows.append(_Row(f"tier:{tier}:max", share, band.max))
         if band.min > 0.0:
-            rows, ids, bounds = [*rows, -share], [*ids, f"tier:{tier}:min"], [*bounds, -band.min]
+            rows.append(_Row(f"tier:{tier}:min", -share, -band.min))
     for budget in sorted(limits.stress, key=lambda b: b.scenario):
         row, bound = -shocks[budget.scenario], budget.max_loss
         if budget.kind == "active":
             if benchmark is None:
                 raise ModelError(f"mandate {mandate.id}: {budget.limit_id} needs a benchmark, and the book has none")
             bound += float(row @ benchmark)
-        rows, ids, bounds = [*rows, row], [*ids, budget.limit_id], [*bounds, bound]
-    return np.array(rows), tuple(ids), np.array(bounds)
+        rows.append(_Row(budget.limit_id, row, bound))
+    return rows
+
+
+def _bands(
+    names: Axis,
+    limits: LimitSet,
+    terms: Terms,
+    exposures: Float[np.ndarray, "n_names n_factors"],
+    benchmark: Float[np.ndarray, " n_names"],
+) -> list[_Row]:
+    """Bands on sectors and factors, and on what is active, each side that binds a row.
+
+    An active band ``min <= a'(x - xb) <= max`` becomes ``a'x <= max + a'xb`` and its mirror.
+    """
+    sectors = np.array([terms.sectors.get(name, UNCLASSIFIED) for name in names.labels], dtype=object)
+    tiers, factors = terms.curve.buckets.labels, terms.model.factors.labels
+    shares = terms.curve.shares(names)
+    # Kind, key, loading of each name, band, and the ends at which a side does not bind.
+    bands: list[tuple[str, str, np.ndarray, Band | ActiveBand | ExposureBand, tuple[float, float]]] = [
+        *(("active_tier", t, shares[:, tiers.index(t)], b, (-1.0, 1.0)) for t, b in limits.active_tiers.items()),
+        *(("sector", s, (sectors == s).astype(float), b, (0.0, 1.0)) for s, b in limits.sectors.items()),
+        *(("active_sector", s, (sectors == s).astype(float), b, (-1.0, 1.0)) for s, b in limits.active_sectors.items()),
+        *(("factor", f, exposures[:, factors.index(f)], b, WIDE) for f, b in limits.factors.items()),
+        *(("active_factor", f, exposures[:, factors.index(f)], b, WIDE) for f, b in limits.active_factors.items()),
+    ]
+    rows = []
+    for kind, key, load, band, (lowest, highest) in sorted(bands, key=lambda band: band[:2]):
+        own = float(load @ benchmark) if kind.startswith(ACTIVE) else 0.0
+        if band.max < highest:
+            rows.append(_Row(f"{kind}:{key}:max", load, band.max + own))
+        if band.min > lowest:
+            rows.append(_Row(f"{kind}:{key}:min", -load, -band.min - own))
+    return rows

@@ -8,9 +8,9 @@ import cvxpy as cp
 import numpy as np
 from jaxtyping import Float
 
-from engine.rebalance.problem import BUDGET, TURNOVER, Problem
+from engine.rebalance.problem import BUDGET, TRACKING_ERROR, TURNOVER, Problem
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, int, int, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class RawAnswer:
 
 
 class RebalanceProgram:
-    """One compiled shape: (names, risk columns, rows), in trades ``z = (x - x0) / unit``.
+    """One compiled shape: (names, risk columns, rows, tracking-error cap), in trades ``z = (x - x0) / unit``.
 
     Trades, not weights, are the variables: a tracker whose trades are a millionth of NAV is
     then as well scaled as a book that turns over a third.
@@ -65,7 +65,7 @@ class RebalanceProgram:
     """
 
     def __init__(self, shape: Shape) -> None:
-        n, k, m = shape
+        n, k, m, self.capped = shape
         self.z, self.t, self.y = cp.Variable(n), cp.Variable(n), cp.Variable(k)
         self.excess = cp.Variable(nonneg=True)
         self.root, self.root_b = cp.Parameter((k, n)), cp.Parameter(k)
@@ -75,6 +75,7 @@ class RebalanceProgram:
         self.lower, self.upper = cp.Parameter(n), cp.Parameter(n)
         self.rows, self.bounds = cp.Parameter((m, n)), cp.Parameter(m)
         self.spendable, self.turnover = cp.Parameter(), cp.Parameter()
+        self.radius, self.radius_unit = cp.Parameter(), cp.Parameter(nonneg=True)
         objective = (
             cp.sum_squares(self.y) / 2.0
             + cp.sum_squares(cp.multiply(self.sd, self.z) - self.sd_b) / 2.0
@@ -88,11 +89,15 @@ class RebalanceProgram:
 
     def _limits(self, slack: Any) -> list[Any]:
         spent = cp.sum(self.z) + self.costs @ self.t
-        return [
+        limits = [
             spent <= self.spendable + slack,
             self.rows @ self.z <= self.bounds + slack,
             cp.sum(self.t) <= self.turnover + slack,
         ]
+        if self.capped:
+            active = [self.root @ self.z - self.root_b, cp.multiply(self.sd, self.z) - self.sd_b]
+            limits.append(cp.norm(cp.hstack(active)) <= self.radius + self.radius_unit * slack)
+        return limits
 
     def _box(self) -> list[Any]:
         return [
@@ -142,17 +147,24 @@ class RebalanceProgram:
         self.bounds.value = (problem.bounds - margin - problem.rows @ problem.start) / unit
         self.spendable.value = (problem.spendable - margin - float(problem.start.sum())) / unit
         self.turnover.value = max(problem.turnover - margin, 0.0) / unit
+        # The cone is in the objective's own scaled risk; a slack of 1 is ``unit`` of volatility in it.
+        cap = 0.0 if problem.tracking_error is None else max(problem.tracking_error - margin, 0.0)
+        self.radius.value, self.radius_unit.value = factor * cap, factor * unit
 
     def _duals(self, problem: Problem, limits: list[Any], scale: float) -> dict[str, float]:
-        budget, rows, turnover = (np.atleast_1d(np.asarray(limit.dual_value, dtype=np.float64)) for limit in limits)
+        budget, rows, turnover, *cone = (
+            np.atleast_1d(np.asarray(limit.dual_value, dtype=np.float64)) for limit in limits
+        )
         found = {BUDGET: budget[0], TURNOVER: turnover[0], **dict(zip(problem.row_ids, rows, strict=True))}
+        if cone:
+            found[TRACKING_ERROR] = cone[0][0] * self.radius_unit.value
         # Signs of dual values have changed between versions of cvxpy; a multiplier of a <= row is >= 0.
         return {name: abs(float(value)) / scale for name, value in found.items()}
 
 
 def shape_of(problem: Problem) -> Shape:
     """The shape that decides which compiled program fits."""
-    return len(problem.names), problem.root.shape[1], len(problem.row_ids)
+    return len(problem.names), problem.root.shape[1], len(problem.row_ids), problem.tracking_error is not None
 
 
 def _options(solver: str, tolerance: float) -> dict[str, float | int]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
-from engine.rebalance.problem import BUDGET, TURNOVER, Problem
+from engine.rebalance.problem import BUDGET, TRACKING_ERROR, TURNOVER, Problem
 
 
 def marginal_costs(
@@ -15,7 +15,8 @@ def marginal_costs(
 
     With the multipliers ``y`` of the rows, ``y_b`` of the budget and ``lam`` of the turnover::
 
-        s = gamma Sigma (x - xb) + A'y + y_b        kap = k (1 / years + y_b) + lam
+        s = (gamma + mu) Sigma (x - xb) + A'y + y_b        kap = k (1 / years + y_b) + lam
+        mu = (multiplier of the tracking error) / (tracking error)
         buying adds s + kap, selling -s + kap; a trade that is taken back gives its kap back
 
     Limits are counted at their multipliers. At an optimum no name inside its bounds has a
@@ -38,6 +39,9 @@ def marginal_costs(
     pressure = np.array([duals.get(name, 0.0) for name in problem.row_ids])
     risk = problem.root @ (problem.root.T @ active) + problem.specific * active
     slope = problem.aversion * risk + problem.rows.T @ pressure + y_b
+    tracking_error = float(np.sqrt(max(active @ risk, 0.0)))
+    if tracking_error > 0.0:
+        slope = slope + duals.get(TRACKING_ERROR, 0.0) / tracking_error * risk
     kink = problem.costs * (1.0 / problem.years + y_b) + duals.get(TURNOVER, 0.0)
     moved = np.sign(weights - problem.start)
     return slope + np.where(moved < 0.0, -kink, kink), -slope + np.where(moved > 0.0, -kink, kink)
@@ -48,7 +52,7 @@ def shadow_prices(
 ) -> dict[str, float]:
     """Objective saved per unit by which a limit is widened, by limit id.
 
-    The multiplier of a row, the budget or the turnover as it is; of a weight limit that binds, what
+    The multiplier of a row, the budget, turnover or tracking error as it is; of a bound on a weight that binds, what
     moving the name past it would save, ``max(-(what that adds), 0)``. The saving is concave in the
     width: a whole point saves at most a hundredth of the price.
 
@@ -61,7 +65,6 @@ def shadow_prices(
         MATH 5. Oracle: as for ``marginal_costs``.
     """
     buying, selling = marginal_costs(problem, weights, duals)
-    names = problem.names.labels
-    above = {f"weight:{names[i]}:max": max(-float(buying[i]), 0.0) for i in np.flatnonzero(weights >= problem.upper)}
-    below = {f"weight:{names[i]}:min": max(-float(selling[i]), 0.0) for i in np.flatnonzero(weights <= problem.lower)}
+    above = {problem.upper_id(i): max(-float(buying[i]), 0.0) for i in np.flatnonzero(weights >= problem.upper).tolist()}
+    below = {problem.lower_id(i): max(-float(selling[i]), 0.0) for i in np.flatnonzero(weights <= problem.lower).tolist()}
     return {**duals, **above, **below}

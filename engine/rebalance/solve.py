@@ -7,7 +7,9 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float
 
-from engine.rebalance.certificate import Claim, Verdict
+from engine.conventions import FEASIBILITY
+from engine.rebalance.certificate import Verdict
+from engine.rebalance.evidence import Claim
 from engine.rebalance.problem import Problem
 from engine.rebalance.rebalance_program import Attempt, RawAnswer, RebalanceProgram, Shape, shape_of
 
@@ -16,6 +18,9 @@ DUST: Final = (1e-7, 1e-8, 1e-9, 1e-10, 1e-11, 1e-12, 0.0)
 
 SMALLEST_UNIT: Final = 1e-6
 SMALLEST_OBJECTIVE: Final = 1e-10
+
+SHOWN: Final = 3
+"""Names whose limits leave no weight, that are told by name."""
 
 Judge = Callable[[Claim], Verdict]
 Refute = Callable[[Claim], float]
@@ -97,6 +102,9 @@ def solve_problem(problem: Problem, programs: Programs, *, judge: Judge, refute:
     """
     if not len(problem.names):
         return _nothing_to_trade(problem, judge, refute)
+    apart = problem.lower - problem.upper
+    if float(apart.max()) > FEASIBILITY:
+        return _nowhere_to_go(problem, apart, refute)
     program = programs.fit(problem)
     scale, unit = 1.0, 1.0
     nearest: Verdict | None = None
@@ -116,9 +124,11 @@ def solve_problem(problem: Problem, programs: Programs, *, judge: Judge, refute:
         scale = 1.0 / max(verdict.objective, SMALLEST_OBJECTIVE)
     held = Answer("held", problem.start, {}, nearest, 0.0, last.solver, len(LADDER) - 1, last.iterations)
     elastic = program.solve(problem, Attempt("CLARABEL"), elastic=True)
-    if elastic.weights is None:
+    if elastic.weights is None or not np.isfinite(elastic.weights).all():
         return held
-    conflict = refute(Claim(dict(zip(problem.names.labels, problem.start.tolist(), strict=True)), elastic.duals))
+    # The least conflicting weights: a cap on tracking error is linearised there.
+    least = np.clip(elastic.weights, problem.lower, problem.upper)
+    conflict = refute(Claim(dict(zip(problem.names.labels, least.tolist(), strict=True)), elastic.duals))
     if conflict > 0.0:
         return replace(held, status="infeasible", duals=elastic.duals, conflict=conflict, solver=elastic.solver)
     return held
@@ -131,6 +141,15 @@ def _nothing_to_trade(problem: Problem, judge: Judge, refute: Refute) -> Answer:
     conflict = 0.0 if verdict.accepted else refute(Claim({}, duals))
     status = "certified" if verdict.accepted else "infeasible" if conflict > 0.0 else "held"
     return Answer(status, problem.start, duals, verdict, conflict, "none", 0, 0)
+
+
+def _nowhere_to_go(problem: Problem, apart: Float[np.ndarray, " n_names"], refute: Refute) -> Answer:
+    """Limits that leave a name no weight: no solver is asked, the worst few names are shown."""
+    worst = [int(i) for i in np.argsort(-apart, kind="stable")[:SHOWN] if apart[i] > FEASIBILITY]
+    duals = {limit: float(apart[i]) for i in worst for limit in (problem.lower_id(i), problem.upper_id(i))}
+    conflict = refute(Claim(dict(zip(problem.names.labels, problem.start.tolist(), strict=True)), duals))
+    status = "infeasible" if conflict > 0.0 else "held"
+    return Answer(status, problem.start, duals, None, conflict, "none", 0, 0)
 
 
 def repairs(problem: Problem, weights: Float[np.ndarray, " n_names"]) -> Iterator[Float[np.ndarray, " n_names"]]:

@@ -1,8 +1,31 @@
 """What a rebalance answers, and what was noticed on the way."""
 
+from typing import Final
+
 import dataframely as dy
 
 from engine.tables.columns import FRACTION, MONEY, count_column, id_column, number_column, one_of_column, text_column
+
+LIMIT_KINDS: Final = (
+    "turnover",
+    "cash",
+    "tier",
+    "active_tier",
+    "sector",
+    "active_sector",
+    "factor",
+    "active_factor",
+    "weight",
+    "active_weight",
+    "excluded",
+    "no_buy",
+    "no_sell",
+    "frozen",
+    "participation",
+    "tracking_error",
+    "stress",
+    "budget",
+)
 
 
 class Targets(dy.Schema):
@@ -43,7 +66,7 @@ class Whipsaws(dy.Schema):
 class Limits(dy.Schema):
     portfolio_id = id_column(key=True)
     limit_id = text_column(key=True)
-    kind = one_of_column(("turnover", "cash", "tier", "weight", "stress", "budget"))
+    kind = one_of_column(LIMIT_KINDS)
     priority = count_column("0 must hold")
     bound = number_column("in the limit's own unit")
     before = number_column("in the limit's own unit")

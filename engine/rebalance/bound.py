@@ -1,0 +1,95 @@
+"""The certificate's arithmetic: a lower bound that holds whatever the multipliers, and after rounding."""
+
+import math
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float
+
+from engine.rebalance.evidence import Case
+
+SQUARED_ERROR: Final = "tracking_error^2"
+"""Id of the multiplier ``mu`` of half the squared tracking error (MATH 6)."""
+
+UNIT: Final = 2.0**-53
+
+
+def active_variance(case: Case, active: Float[np.ndarray, " n"]) -> float:
+    """``a'Sigma a`` a year of active weights, one specific return for the lines of an issuer."""
+    factor = case.b.T @ active
+    lines = sum(variance * float(line @ active) ** 2 for variance, line in case.shared)
+    return float(factor @ case.covariance @ factor) + float(case.own @ active**2) + lines
+
+
+def lower_bound(
+    case: Case, duals: Mapping[str, float], w: Float[np.ndarray, " k"], line_w: list[float], *, risk: bool
+) -> float:
+    """The bound of ``certify`` less its rounding allowance; without ``risk`` the feasibility form.
+
+    ``mu`` of the squared tracking error adds ``mu/2 (a'Sigma a - te^2)``: to the aversion, and a constant.
+    """
+    mu, cap = duals.get(SQUARED_ERROR, 0.0), case.tracking_error or 0.0
+    gamma = (case.aversion if risk else 0.0) + mu
+    y_b, lam = duals.get("cash:min", 0.0), duals.get("turnover", 0.0)
+    pull = gamma * (case.covariance @ w)
+    tug = gamma * (np.abs(case.covariance) @ np.abs(w))  # what pull could be without cancellation
+    s = case.b @ pull + y_b
+    size = np.abs(case.b) @ tug + y_b
+    constants = [-y_b * case.spendable, -lam * case.turnover, -mu * cap * cap / 2.0]
+    constants += [-float(pull @ (case.b.T @ case.benchmark)), -float(pull @ w) / 2.0]
+    rough = [abs(value) for value in constants[:3]]
+    rough += [float(tug @ (np.abs(case.b).T @ np.abs(case.benchmark))), float(tug @ np.abs(w)) / 2.0]
+    for (variance, line), at in zip(case.shared, line_w, strict=True):
+        push = gamma * variance * at
+        s = s + push * line
+        size = size + abs(push) * line
+        constants += [-push * float(line @ case.benchmark), -push * at / 2.0]
+        rough += [abs(value) for value in constants[-2:]]
+    for name, row, bound in case.rows:
+        y = duals.get(name, 0.0)
+        s = s + y * row
+        size = size + y * np.abs(row)
+        constants.append(-y * bound)
+        rough.append(abs(y * bound))
+    kink = case.costs * ((1.0 / case.years if risk else 0.0) + y_b) + lam
+    minima, reach = _one_dimensional_minima(case, s, kink, gamma * case.own)
+    depth = 2 * len(w) + len(case.rows) + len(case.shared) + len(case.names) + 16
+    # The benchmark is in it because the bound of an active budget is a sum over the benchmark.
+    widest = np.max(np.abs([case.lower, case.upper, case.start, case.benchmark]), axis=0)
+    allowance = 2.0 * depth * UNIT * (math.fsum(size * widest) + math.fsum(reach) + math.fsum(rough))
+    return math.fsum(minima) + math.fsum(constants) - allowance - _indefinite(case, gamma, w)
+
+
+def _one_dimensional_minima(
+    case: Case, s: Float[np.ndarray, " n"], kink: Float[np.ndarray, " n"], curve: Float[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """``min over [lo, up] of curve/2 (t - xb)^2 + s t + kink |t - x0|`` and the size of its terms."""
+    safe = np.where(curve > 0.0, curve, 1.0)
+    stationary = [np.where(curve > 0.0, case.benchmark - (s + sign * kink) / safe, case.lower) for sign in (1.0, -1.0)]
+    best = np.full(len(case.names), np.inf)
+    reach = np.zeros(len(case.names))
+    for t in (case.lower, case.upper, case.start, *stationary):
+        at = np.clip(t, case.lower, case.upper)
+        terms = (curve / 2.0 * (at - case.benchmark) ** 2, s * at, kink * np.abs(at - case.start))
+        value = terms[0] + terms[1] + terms[2]
+        reach = np.where(value < best, np.abs(terms[0]) + np.abs(terms[1]) + np.abs(terms[2]), reach)
+        best = np.minimum(best, value)
+    return best, reach
+
+
+def _indefinite(case: Case, gamma: float, w: Float[np.ndarray, " k"]) -> float:
+    """What a factor covariance that is not provably positive semi-definite could take from the bound."""
+    k = len(case.covariance)
+    if gamma == 0.0 or k == 0:
+        return 0.0
+    shift = 4.0 * (k + 2) * UNIT * float(np.trace(case.covariance))
+    try:
+        # Cholesky of F less its own backward error: success proves that F is positive definite.
+        np.linalg.cholesky(case.covariance - shift * np.eye(k))
+        return 0.0
+    except np.linalg.LinAlgError:
+        deepest = max(-float(np.linalg.eigvalsh(case.covariance).min()), 0.0) + shift
+        reach = np.maximum(np.abs(case.lower - case.benchmark), np.abs(case.upper - case.benchmark))
+        span = np.abs(case.b).T @ reach + np.abs(w)
+        return gamma / 2.0 * deepest * float(span @ span)

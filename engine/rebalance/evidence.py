@@ -1,0 +1,266 @@
+"""The input tables read anew, by name, for the certificate: its own limits, bounds, risk.
+
+This room does not know the program that was solved. It reads the tables and the mandate in
+its own code, so that a stale parameter, a swapped factor or a dropped name is a refusal
+and not a trade.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from engine.conventions import MARKET, OFF_CURVE, UNCLASSIFIED, is_cash
+from engine.errors import ModelError
+from engine.mandates.mandate import LimitSet, Mandate
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The input tables of a chunk, indexed by name once.
+
+    Args:
+        factors: Factor names, the market first.
+        covariance: ``F`` a year.
+        exposures: Row of ``B`` by security.
+        variance: Specific variance a year by security.
+        issuer: Issuer by security.
+        shares: Tier shares by security; what is missing is off the curve.
+        shocks: Total return by scenario and security.
+        half_spread_bps: By security; absent where the table has none.
+        sector: Listed sector by security; absent where the table has none.
+        volume: Daily volume in base currency by security; absent where the table has none.
+    """
+
+    factors: tuple[str, ...]
+    covariance: Float[np.ndarray, "k k"]
+    exposures: Mapping[str, Float[np.ndarray, " k"]]
+    variance: Mapping[str, float]
+    issuer: Mapping[str, str]
+    shares: Mapping[str, Mapping[str, float]]
+    shocks: Mapping[str, Mapping[str, float]]
+    half_spread_bps: Mapping[str, float]
+    sector: Mapping[str, str]
+    volume: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An answer and the multipliers that are said to prove it.
+
+    Args:
+        weights: Weight after by name, without cash; a name that is absent is held at 0.
+        duals: Multiplier by limit id: ``cash:min`` ``cash:max`` ``turnover``
+            ``tracking_error`` ``tier:<t>:max|min`` ``stress:<s>`` ``stress:<s>:active``
+            ``sector|factor|active_tier|active_sector|active_factor:<key>:max|min``.
+    """
+
+    weights: Mapping[str, float]
+    duals: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One book, assembled anew from the tables."""
+
+    names: list[str]
+    x: Float[np.ndarray, " n"]
+    start: Float[np.ndarray, " n"]
+    benchmark: Float[np.ndarray, " n"]
+    lower: Float[np.ndarray, " n"]
+    upper: Float[np.ndarray, " n"]
+    costs: Float[np.ndarray, " n"]
+    b: Float[np.ndarray, "n k"]
+    covariance: Float[np.ndarray, "k k"]
+    own: Float[np.ndarray, " n"]
+    shared: list[tuple[float, Float[np.ndarray, " n"]]]
+    rows: list[tuple[str, Float[np.ndarray, " n"], float]]
+    spendable: float
+    turnover: float
+    tracking_error: float | None
+    aversion: float
+    years: float
+
+
+def gather_evidence(
+    *,
+    exposures: pl.DataFrame,
+    factor_covariance: pl.DataFrame,
+    specific_risk: pl.DataFrame,
+    memberships: pl.DataFrame,
+    shocks: pl.DataFrame,
+    securities: pl.DataFrame,
+) -> Evidence:
+    """Index the input tables by name.
+
+    Args:
+        exposures: Table ``exposures``.
+        factor_covariance: Table ``factor_covariance``.
+        specific_risk: Table ``specific_risk``.
+        memberships: Table ``memberships``.
+        shocks: Table ``shocks``.
+        securities: Table ``securities``.
+
+    Raises:
+        ModelError: a security lacks a factor, or a factor pair its covariance.
+    """
+    labels = sorted(set(factor_covariance["factor_1"].to_list()), key=lambda f: (f != MARKET, f))
+    column = {factor: position for position, factor in enumerate(labels)}
+    covariance = np.full((len(labels), len(labels)), np.nan)
+    for one, other, value in factor_covariance.select("factor_1", "factor_2", "annual").iter_rows():
+        covariance[column[one], column[other]] = value
+    wide = exposures.pivot(on="factor", index="security_id", values="exposure")
+    if not np.isfinite(covariance).all() or sorted(wide.columns[1:]) != sorted(labels):
+        raise ModelError("certificate: the factors of exposures and factor_covariance differ")
+    matrix = wide.select(labels).to_numpy()
+    shares: dict[str, dict[str, float]] = {}
+    for security, tier, weight in memberships.select("security_id", "tier", "weight").iter_rows():
+        shares.setdefault(security, {})[tier] = weight
+    moves: dict[str, dict[str, float]] = {}
+    for scenario, security, total in shocks.select("scenario_id", "security_id", "total").iter_rows():
+        moves.setdefault(scenario, {})[security] = total
+    return Evidence(
+        factors=tuple(labels),
+        covariance=covariance,
+        exposures=dict(zip(wide["security_id"].to_list(), matrix, strict=True)),
+        variance=dict(specific_risk.select("security_id", "annual").iter_rows()),
+        issuer=dict(specific_risk.select("security_id", "issuer_id").iter_rows()),
+        shares=shares,
+        shocks=moves,
+        half_spread_bps=dict(securities.select("security_id", "half_spread_bps").drop_nulls().iter_rows()),
+        volume=dict(securities.select("security_id", "adv_base").drop_nulls().iter_rows()),
+        sector=dict(securities.select("security_id", "gics_sector").drop_nulls().iter_rows()),
+    )
+
+
+def assemble(
+    evidence: Evidence,
+    holdings: pl.DataFrame,
+    nav: float,
+    benchmark: pl.DataFrame | None,
+    mandate: Mandate,
+    claim: Claim,
+) -> Case:
+    """One book by name from the tables: its bounds, its rows, its risk, with every name of the claim."""
+    limits = mandate.limits
+    held = {
+        security: (value if exposure is None else exposure) / nav
+        for security, value, exposure in holdings.select(
+            "security_id", "market_value_base", "exposure_base"
+        ).iter_rows()
+        if not is_cash(security)
+    }
+    index = None if benchmark is None else dict(benchmark.select("security_id", "weight").iter_rows())
+    allowed = {*held, *(index or {}), *mandate.buy_list, *limits.weights, *limits.active_weights}
+    names = sorted({*allowed, *claim.weights})
+    start = np.array([held.get(name, 0.0) for name in names])
+    issuers = [evidence.issuer[name] for name in names]
+    several = sorted({issuer for issuer in issuers if issuers.count(issuer) > 1})
+    variance = np.array([evidence.variance[name] for name in names])
+    lines = [np.array([float(i == issuer) for i in issuers]) for issuer in several]
+    rows: list[tuple[str, Float[np.ndarray, " n"], float]] = [("cash:max", -np.ones(len(names)), limits.cash.max - 1.0)]
+    for tier, band in limits.tiers.items():
+        share = np.array([_share(evidence, name, tier) for name in names])
+        rows += [(f"tier:{tier}:max", share, band.max), (f"tier:{tier}:min", -share, -band.min)]
+    for budget in limits.stress:
+        loss = -np.array([evidence.shocks[budget.scenario][name] for name in names])
+        bound = budget.max_loss
+        if budget.kind == "active":
+            if index is None:
+                raise ModelError(f"certificate: {budget.limit_id} is active, and the book has no benchmark")
+            bound += math.fsum(loss * np.array([index.get(name, 0.0) for name in names]))
+        rows.append((budget.limit_id, loss, bound))
+    rows += _band_rows(evidence, names, index, limits)
+    box = [
+        _name_bounds(name, held.get(name, 0.0), index, limits, _most_traded(evidence, name, limits, nav))
+        if name in allowed
+        else (0.0, 0.0)
+        for name in names
+    ]
+    return Case(
+        names=names,
+        x=np.array([claim.weights.get(name, 0.0) for name in names]),
+        start=start,
+        benchmark=start if index is None else np.array([index.get(name, 0.0) for name in names]),
+        lower=np.array([low for low, _ in box]),
+        upper=np.array([high for _, high in box]),
+        costs=np.array([evidence.half_spread_bps.get(name, mandate.costs.half_spread_bps) for name in names]) / 1e4,
+        b=np.array([evidence.exposures[name] for name in names]).reshape(len(names), len(evidence.factors)),
+        covariance=evidence.covariance,
+        own=np.where(np.isin(issuers, several), 0.0, variance),
+        shared=[(float(variance[line > 0.0][0]), line) for line in lines],
+        rows=rows,
+        spendable=1.0 - limits.cash.min,
+        turnover=limits.turnover,
+        tracking_error=limits.tracking_error,
+        aversion=mandate.risk_aversion,
+        years=mandate.costs.holding_years,
+    )
+
+
+def _most_traded(evidence: Evidence, name: str, limits: LimitSet, nav: float) -> float:
+    """The largest trade of a name that its volume allows, fraction of NAV."""
+    share = limits.participation
+    if share is None or (name not in evidence.volume and share.unknown_volume == "allow"):
+        return math.inf
+    return share.max_share * evidence.volume.get(name, 0.0) / nav
+
+
+def _name_bounds(
+    name: str, held: float, index: Mapping[str, float] | None, limits: LimitSet, most_traded: float
+) -> tuple[float, float]:
+    """Lowest and highest weight of one name under every limit that speaks of single names."""
+    band = limits.weights.get(name)
+    lows = [band.min if band else 0.0, held - most_traded]
+    highs = [band.max if band else limits.max_weight, held + most_traded]
+    if name in limits.excluded:
+        highs.append(0.0)
+    if name in limits.no_buy or name in limits.frozen:
+        highs.append(held)
+    if name in limits.no_sell or name in limits.frozen:
+        lows.append(held)
+    if index is not None:
+        own, around = index.get(name, 0.0), limits.active_weights.get(name)
+        lows.append(own + around.min if around else own - limits.max_active_weight)
+        highs.append(own + around.max if around else own + limits.max_active_weight)
+    return max(lows), min(highs)
+
+
+def _band_rows(
+    evidence: Evidence, names: list[str], index: Mapping[str, float] | None, limits: LimitSet
+) -> list[tuple[str, Float[np.ndarray, " n"], float]]:
+    """Both sides of every band on sectors and factors and of every active band, also those that cannot bind."""
+    if index is None and limits.active:
+        raise ModelError(f"certificate: {', '.join(limits.active)} are active, and the book has no benchmark")
+    own = np.array([(index or {}).get(name, 0.0) for name in names])
+    rows = []
+    for kind, bands in (
+        ("active_tier", limits.active_tiers),
+        ("sector", limits.sectors),
+        ("active_sector", limits.active_sectors),
+        ("factor", limits.factors),
+        ("active_factor", limits.active_factors),
+    ):
+        for key, band in bands.items():
+            load = np.array([_load(evidence, kind.removeprefix("active_"), key, name) for name in names])
+            base = math.fsum(load * own) if kind.startswith("active_") else 0.0
+            rows.append((f"{kind}:{key}:max", load, band.max + base))
+            rows.append((f"{kind}:{key}:min", -load, -(band.min + base)))
+    return rows
+
+
+def _load(evidence: Evidence, kind: str, key: str, name: str) -> float:
+    """How much of a tier, a sector or a factor one unit of a name is."""
+    if kind == "tier":
+        return _share(evidence, name, key)
+    if kind == "sector":
+        return float(evidence.sector.get(name, UNCLASSIFIED) == key)
+    return float(evidence.exposures[name][evidence.factors.index(key)])
+
+
+def _share(evidence: Evidence, name: str, tier: str) -> float:
+    shares = evidence.shares.get(name, {})
+    return 1.0 - sum(shares.values()) if tier == OFF_CURVE else shares.get(tier, 0.0)

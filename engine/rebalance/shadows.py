@@ -65,6 +65,7 @@ def shadow_prices(
         MATH 5. Oracle: as for ``marginal_costs``.
     """
     buying, selling = marginal_costs(problem, weights, duals)
-    above = {problem.upper_id(i): max(-float(buying[i]), 0.0) for i in np.flatnonzero(weights >= problem.upper).tolist()}
-    below = {problem.lower_id(i): max(-float(selling[i]), 0.0) for i in np.flatnonzero(weights <= problem.lower).tolist()}
+    highest, lowest = np.flatnonzero(weights >= problem.upper), np.flatnonzero(weights <= problem.lower)
+    above = {problem.upper_id(i): max(-float(buying[i]), 0.0) for i in highest.tolist()}
+    below = {problem.lower_id(i): max(-float(selling[i]), 0.0) for i in lowest.tolist()}
     return {**duals, **above, **below}

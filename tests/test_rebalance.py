@@ -15,7 +15,7 @@ from engine.api.stressing import pick_scenarios
 from engine.rebalance.evidence import Claim
 from engine.rebalance.problem import Problem, Terms, state_problem
 from engine.rebalance.rebalance_program import Attempt, shape_of
-from engine.rebalance.solve import LADDER, Answer, Programs, repairs, solve_problem
+from engine.rebalance.solve import LADDER, SHORTCUTS, Answer, Programs, repairs, solve_problem
 from engine.risk.portfolios import weigh_benchmarks, weigh_holdings
 from engine.stress.propagation import propagate
 
@@ -267,7 +267,7 @@ def test_two_runs_give_the_same_weights_to_the_bit() -> None:
 def test_the_programs_are_compiled_once_for_each_shape_and_stay_parametric() -> None:
     programs = Programs()
     for seed in range(3):
-        tight_book(seed).solve(programs)
+        programs.fit(tight_book(seed).problem)
     assert list(programs.by_shape) == [shape_of(tight_book(0).problem)]
     program = programs.fit(tight_book(0).problem)
     assert program.problem.is_dcp(dpp=True)
@@ -292,7 +292,7 @@ def test_a_book_that_no_judge_accepts_is_held_at_todays_weights() -> None:
     answer = solve_problem(book.problem, PROGRAMS, judge=refuse, refute=lambda claim: 0.0)
     assert answer.status == "held"
     assert (answer.weights == book.problem.start).all()
-    assert answer.rung == len(LADDER) - 1
+    assert answer.rung == len(SHORTCUTS + LADDER) - 1
 
 
 def test_a_solver_that_does_not_exist_is_a_failed_attempt_and_not_a_crash() -> None:

@@ -9,9 +9,11 @@ from jaxtyping import Float
 
 from engine.conventions import FEASIBILITY
 from engine.rebalance.certificate import Verdict
+from engine.rebalance.direct import is_plain
 from engine.rebalance.evidence import Claim
 from engine.rebalance.problem import Problem
 from engine.rebalance.rebalance_program import Attempt, RawAnswer, RebalanceProgram, Shape, shape_of
+from engine.rebalance.reduction import solve_reduced
 
 DUST: Final = (1e-7, 1e-8, 1e-9, 1e-10, 1e-11, 1e-12, 0.0)
 """Trades below this fraction of NAV are left out, the largest size first that still certifies."""
@@ -44,12 +46,19 @@ class Rung:
 MARGIN: Final = 1e-10
 """Keeps an answer inside its limits although the solver is only nearly exact."""
 
+SHORTCUTS: Final = (
+    Rung("INTERIOR", rescaled=False, margin=MARGIN),
+    Rung("PIQP", rescaled=True, margin=MARGIN),
+)
+"""First steps of a plain problem: over the names that trade, as matrices; no other problem takes them."""
+
 LADDER: Final = (
     Rung("CLARABEL", rescaled=False, margin=MARGIN),
     Rung("CLARABEL", rescaled=True, margin=MARGIN),
     Rung("CLARABEL", rescaled=True, margin=0.0),
     Rung("PIQP", rescaled=True, margin=0.0),
 )
+"""The steps after them, for every problem: the whole of it, through the modelling layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +72,7 @@ class Answer:
         verdict: Of the best answer tried; None when no solver gave one.
         conflict: Proven smallest common violation when infeasible.
         solver: Who gave the answer.
-        rung: Step of the ladder, from 0.
+        rung: Step, from 0, counted over the shortcuts and the ladder.
         iterations: Of that solver.
     """
 
@@ -105,13 +114,17 @@ def solve_problem(problem: Problem, programs: Programs, *, judge: Judge, refute:
     apart = problem.lower - problem.upper
     if float(apart.max()) > FEASIBILITY:
         return _nowhere_to_go(problem, apart, refute)
-    program = programs.fit(problem)
     scale, unit = 1.0, 1.0
     nearest: Verdict | None = None
     last = RawAnswer(None, {}, 0.0, LADDER[0].solver, "not run", 0)
-    for number, rung in enumerate(LADDER):
+    plain = is_plain(problem)
+    for number, rung in enumerate(SHORTCUTS + LADDER):
+        short = number < len(SHORTCUTS)
+        if short and not plain:
+            continue
         sizes = (scale, unit) if rung.rescaled else (1.0, 1.0)
-        last = program.solve(problem, Attempt(rung.solver, *sizes, margin=rung.margin))
+        attempt = Attempt(rung.solver, *sizes, margin=rung.margin)
+        last = solve_reduced(problem, attempt) if short else programs.fit(problem).solve(problem, attempt)
         if last.weights is None or not np.isfinite(last.weights).all():
             continue
         for weights in repairs(problem, last.weights):
@@ -122,8 +135,8 @@ def solve_problem(problem: Problem, programs: Programs, *, judge: Judge, refute:
             nearest = verdict
         unit = float(np.clip(np.abs(weights - problem.start).max(initial=0.0), SMALLEST_UNIT, 1.0))
         scale = 1.0 / max(verdict.objective, SMALLEST_OBJECTIVE)
-    held = Answer("held", problem.start, {}, nearest, 0.0, last.solver, len(LADDER) - 1, last.iterations)
-    elastic = program.solve(problem, Attempt("CLARABEL"), elastic=True)
+    held = Answer("held", problem.start, {}, nearest, 0.0, last.solver, len(SHORTCUTS + LADDER) - 1, last.iterations)
+    elastic = programs.fit(problem).solve(problem, Attempt("CLARABEL"), elastic=True)
     if elastic.weights is None or not np.isfinite(elastic.weights).all():
         return held
     # The least conflicting weights: a cap on tracking error is linearised there.

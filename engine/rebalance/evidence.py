@@ -6,6 +6,7 @@ and not a trade.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -158,22 +159,24 @@ def assemble(
     names = sorted({*allowed, *claim.weights})
     start = np.array([held.get(name, 0.0) for name in names])
     issuers = [evidence.issuer[name] for name in names]
-    several = sorted({issuer for issuer in issuers if issuers.count(issuer) > 1})
+    several = sorted(issuer for issuer, lines in Counter(issuers).items() if lines > 1)
     variance = np.array([evidence.variance[name] for name in names])
     lines = [np.array([float(i == issuer) for i in issuers]) for issuer in several]
     rows: list[tuple[str, Float[np.ndarray, " n"], float]] = [("cash:max", -np.ones(len(names)), limits.cash.max - 1.0)]
     for tier, band in limits.tiers.items():
-        share = np.array([_share(evidence, name, tier) for name in names])
+        share = _shares(evidence, names, tier)
         rows += [(f"tier:{tier}:max", share, band.max), (f"tier:{tier}:min", -share, -band.min)]
     for budget in limits.stress:
-        loss = -np.array([evidence.shocks[budget.scenario][name] for name in names])
+        moves = evidence.shocks[budget.scenario]
+        loss = -np.array([moves[name] for name in names])
         bound = budget.max_loss
         if budget.kind == "active":
             if index is None:
                 raise ModelError(f"certificate: {budget.limit_id} is active, and the book has no benchmark")
             bound += math.fsum(loss * np.array([index.get(name, 0.0) for name in names]))
         rows.append((budget.limit_id, loss, bound))
-    rows += _band_rows(evidence, names, index, limits)
+    b = np.array([evidence.exposures[name] for name in names]).reshape(len(names), len(evidence.factors))
+    rows += _band_rows(evidence, names, b, index, limits)
     box = [
         _name_bounds(name, held.get(name, 0.0), index, limits, _most_traded(evidence, name, limits, nav))
         if name in allowed
@@ -188,7 +191,7 @@ def assemble(
         lower=np.array([low for low, _ in box]),
         upper=np.array([high for _, high in box]),
         costs=np.array([evidence.half_spread_bps.get(name, mandate.costs.half_spread_bps) for name in names]) / 1e4,
-        b=np.array([evidence.exposures[name] for name in names]).reshape(len(names), len(evidence.factors)),
+        b=b,
         covariance=evidence.covariance,
         own=np.where(np.isin(issuers, several), 0.0, variance),
         shared=[(float(variance[line > 0.0][0]), line) for line in lines],
@@ -230,7 +233,11 @@ def _name_bounds(
 
 
 def _band_rows(
-    evidence: Evidence, names: list[str], index: Mapping[str, float] | None, limits: LimitSet
+    evidence: Evidence,
+    names: list[str],
+    b: Float[np.ndarray, "n k"],
+    index: Mapping[str, float] | None,
+    limits: LimitSet,
 ) -> list[tuple[str, Float[np.ndarray, " n"], float]]:
     """Both sides of every band on sectors and factors and of every active band, also those that cannot bind."""
     if index is None and limits.active:
@@ -245,22 +252,23 @@ def _band_rows(
         ("active_factor", limits.active_factors),
     ):
         for key, band in bands.items():
-            load = np.array([_load(evidence, kind.removeprefix("active_"), key, name) for name in names])
+            of = kind.removeprefix("active_")
+            load = b[:, evidence.factors.index(key)] if of == "factor" else _loads(evidence, of, key, names)
             base = math.fsum(load * own) if kind.startswith("active_") else 0.0
             rows.append((f"{kind}:{key}:max", load, band.max + base))
             rows.append((f"{kind}:{key}:min", -load, -(band.min + base)))
     return rows
 
 
-def _load(evidence: Evidence, kind: str, key: str, name: str) -> float:
-    """How much of a tier, a sector or a factor one unit of a name is."""
+def _loads(evidence: Evidence, kind: str, key: str, names: list[str]) -> Float[np.ndarray, " n"]:
+    """How much of a tier or a sector one unit of each name is."""
     if kind == "tier":
-        return _share(evidence, name, key)
-    if kind == "sector":
-        return float(evidence.sector.get(name, UNCLASSIFIED) == key)
-    return float(evidence.exposures[name][evidence.factors.index(key)])
+        return _shares(evidence, names, key)
+    return np.array([float(evidence.sector.get(name, UNCLASSIFIED) == key) for name in names])
 
 
-def _share(evidence: Evidence, name: str, tier: str) -> float:
-    shares = evidence.shares.get(name, {})
-    return 1.0 - sum(shares.values()) if tier == OFF_CURVE else shares.get(tier, 0.0)
+def _shares(evidence: Evidence, names: list[str], tier: str) -> Float[np.ndarray, " n"]:
+    shares, none = evidence.shares, dict[str, float]()
+    if tier == OFF_CURVE:
+        return np.array([1.0 - sum(shares.get(name, none).values()) for name in names])
+    return np.array([shares.get(name, none).get(tier, 0.0) for name in names])

@@ -1,12 +1,13 @@
 """A mandate: the limits a portfolio must keep and what it prefers inside them."""
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from engine.documents import Strict, parse_document, suggestion
 from engine.errors import ConfigurationError
+from engine.mandates.priorities import LOWEST, check_priorities, priority_of
 
 LARGEST_EXPOSURE: Final = 10.0
 """A factor exposure beyond this is a slip of the pen (percent for fraction) and refused."""
@@ -105,7 +106,10 @@ class Participation(Strict):
 
 
 class LimitSet(Strict):
-    """Limits, all long-only, all of priority 0: they must hold.
+    """Limits, all long-only.
+
+    ``priorities`` say what gives way first where not all can be kept: 0 must hold, 5 goes first. They are
+    stated by kind (``tiers: 2``) or by limit (``"stress:deepseek": 3``); where they are not, ``DEFAULTS`` hold.
 
     What is ``active`` limits the weights less the benchmark's and needs a benchmark; so does
     ``tracking_error``, the most active volatility a year.
@@ -136,6 +140,11 @@ class LimitSet(Strict):
     no_buy: tuple[str, ...] = ()
     no_sell: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
+    priorities: dict[str, Annotated[int, Field(ge=0, le=LOWEST)]] = Field(default_factory=dict)
+
+    def priority(self, limit_id: str) -> int:
+        """Priority of one limit by its id, as in the table ``limits``."""
+        return priority_of(limit_id, self.priorities)
 
     @property
     def active(self) -> tuple[str, ...]:
@@ -180,6 +189,15 @@ class LimitSet(Strict):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two budgets for {', '.join(twice)}; keep one")
         return budgets
+
+    @model_validator(mode="after")
+    def _priorities_are_of_limits(self) -> "LimitSet":
+        singular = {key: key.removesuffix("s") for key in ("tiers", "active_tiers", "sectors", "active_sectors")}
+        singular |= {key: key.removesuffix("s") for key in ("factors", "active_factors")}
+        named: dict[str, tuple[str, ...]] = {kind: tuple(getattr(self, key)) for key, kind in singular.items()}
+        named["stress"] = tuple(budget.scenario for budget in self.stress)
+        check_priorities(self.priorities, named)
+        return self
 
     @model_validator(mode="after")
     def _add_up(self) -> "LimitSet":

@@ -87,7 +87,16 @@ def certify(
     if strangers or not all(math.isfinite(weight) and abs(weight) < LARGEST for weight in claim.weights.values()):
         worst = f"weight:{strangers[0]}" if strangers else "weights that are not numbers"
         return Verdict(False, math.inf, -math.inf, math.inf, math.inf, worst)
-    case = assemble(evidence, holdings, nav, benchmark, mandate, claim)
+    return judge_case(assemble(evidence, holdings, nav, benchmark, mandate, claim), claim)
+
+
+def judge_case(case: Case, claim: Claim) -> Verdict:
+    """Judge an answer by a case that was read anew: what ``certify`` proves, with the case's bounds.
+
+    Args:
+        case: From ``assemble``; limits that gave way are widened in it.
+        claim: The answer.
+    """
     violation, worst = _violation(case)
     active = case.x - case.benchmark
     objective = (

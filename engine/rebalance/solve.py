@@ -1,6 +1,6 @@
 """Climbs the ladder of solvers until an answer is certified, or proves that there is none."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -74,6 +74,7 @@ class Answer:
         solver: Who gave the answer.
         rung: Step, from 0, counted over the shortcuts and the ladder.
         iterations: Of that solver.
+        relaxed: By how much each limit that gave way is wider, by limit id.
     """
 
     status: str
@@ -84,6 +85,7 @@ class Answer:
     solver: str
     rung: int
     iterations: int
+    relaxed: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

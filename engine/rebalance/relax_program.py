@@ -1,0 +1,212 @@
+"""The program of what gives way, in cvxpy, compiled once for each shape (DPP), solved by Clarabel."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import cvxpy as cp
+import numpy as np
+from jaxtyping import Float
+
+from engine.rebalance.problem import BUDGET, TRACKING_ERROR, TURNOVER, Problem
+from engine.rebalance.rebalance_program import Shape, shape_of
+
+LEVELS: Final = 5
+"""Priorities that may give way, 1 to 5."""
+
+TOLERANCE: Final = 1e-10
+
+
+@dataclass(frozen=True, slots=True)
+class Slack:
+    """What may give way, by how much, and what that costs; limits that are not named hold.
+
+    Args:
+        most: The most that each limit may give way by itself, by limit id, in its own unit.
+        price: Cost of a unit of it.
+        together: Limits that give way by one common amount, whose price is 1.
+        held: For each earlier level its limits and the most they may give way by in all.
+        lower: Lowest weights that may give way, beside the problem's that hold.
+        upper: Highest weights that may give way.
+        low_most: The most that each lowest weight may give way by itself.
+        high_most: The same of each highest.
+        weight_price: Cost of a unit of either.
+        weight_level: The earlier level in whose total the weights count; 0 where they are not held.
+        weights_together: The weights give way by the common amount too.
+    """
+
+    most: Mapping[str, float] = field(default_factory=dict)
+    price: Mapping[str, float] = field(default_factory=dict)
+    together: frozenset[str] = frozenset()
+    held: Mapping[int, tuple[frozenset[str], float]] = field(default_factory=dict)
+    lower: Float[np.ndarray, " n_names"] | None = None
+    upper: Float[np.ndarray, " n_names"] | None = None
+    low_most: Float[np.ndarray, " n_names"] | None = None
+    high_most: Float[np.ndarray, " n_names"] | None = None
+    weight_price: float = 0.0
+    weight_level: int = 0
+    weights_together: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RelaxedAnswer:
+    """The least that must give way, as a solver says; nothing here is evidence.
+
+    Args:
+        weights: ``x``.
+        gives: What each limit gives way by, by limit id.
+        low_gives: What each lowest weight gives way by.
+        high_gives: What each highest weight gives way by.
+        common: The common amount.
+        duals: Non-negative multiplier by limit id.
+        low_duals: Of the lowest weights that may give way.
+        high_duals: Of the highest.
+        held: Multiplier of the total of each earlier level.
+    """
+
+    weights: Float[np.ndarray, " n_names"]
+    gives: dict[str, float]
+    low_gives: Float[np.ndarray, " n_names"]
+    high_gives: Float[np.ndarray, " n_names"]
+    common: float
+    duals: dict[str, float]
+    low_duals: Float[np.ndarray, " n_names"]
+    high_duals: Float[np.ndarray, " n_names"]
+    held: dict[int, float]
+
+
+class RelaxProgram:
+    """One compiled shape: every limit ``i`` is ``a_i'x <= b_i + e_i + c`` where it may give way.
+
+    minimise ``price'e + c`` with ``0 <= e <= most``, ``c >= 0``, and for every earlier level
+    ``sum e <= total``. The objective of the book is not in it.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        n, k, m, self.capped = shape
+        self.z, self.t = cp.Variable(n), cp.Variable(n)
+        self.e, self.low, self.high = cp.Variable(m + 3), cp.Variable(n), cp.Variable(n)
+        self.common = cp.Variable(nonneg=True)
+        self.most, self.price, self.together = (cp.Parameter(m + 3, nonneg=True) for _ in range(3))
+        self.low_most, self.high_most = cp.Parameter(n, nonneg=True), cp.Parameter(n, nonneg=True)
+        self.weight_price, self.weights_together = cp.Parameter(nonneg=True), cp.Parameter(nonneg=True)
+        self.members, self.totals = cp.Parameter((LEVELS, m + 3), nonneg=True), cp.Parameter(LEVELS)
+        self.weight_members = cp.Parameter(LEVELS, nonneg=True)
+        self.rows, self.bounds = cp.Parameter((m, n)), cp.Parameter(m)
+        self.costs = cp.Parameter(n, nonneg=True)
+        self.spendable, self.turnover, self.radius = cp.Parameter(), cp.Parameter(), cp.Parameter()
+        self.root, self.root_b = cp.Parameter((k, n)), cp.Parameter(k)
+        self.sd, self.sd_b = cp.Parameter(n, nonneg=True), cp.Parameter(n)
+        self.hard_lower, self.hard_upper = cp.Parameter(n), cp.Parameter(n)
+        self.lower, self.upper = cp.Parameter(n), cp.Parameter(n)
+        room = self.e + self.together * self.common
+        self.limits = [
+            cp.sum(self.z) + self.costs @ self.t <= self.spendable + room[0],
+            cp.sum(self.t) <= self.turnover + room[1],
+            self.rows @ self.z <= self.bounds + room[3:],
+            self.z >= self.lower - self.low - self.weights_together * self.common,
+            self.z <= self.upper + self.high + self.weights_together * self.common,
+            self.members @ self.e + self.weight_members * (cp.sum(self.low) + cp.sum(self.high)) <= self.totals,
+        ]
+        if self.capped:
+            active = [self.root @ self.z - self.root_b, cp.multiply(self.sd, self.z) - self.sd_b]
+            self.limits.append(cp.norm(cp.hstack(active)) <= self.radius + room[2])
+        bounds = [self.z >= self.hard_lower, self.z <= self.hard_upper, self.t >= self.z, self.t >= -self.z]
+        slacks = [self.e >= 0, self.e <= self.most, self.low >= 0, self.low <= self.low_most]
+        slacks += [self.high >= 0, self.high <= self.high_most]
+        weights = self.weight_price * (cp.sum(self.low) + cp.sum(self.high))
+        self.problem = cp.Problem(
+            cp.Minimize(self.price @ self.e + weights + self.common), [*self.limits, *bounds, *slacks]
+        )
+
+    def solve(self, problem: Problem, slack: Slack) -> RelaxedAnswer | None:
+        """The least of what may give way, or None where the solver found nothing.
+
+        Args:
+            problem: The numbers; its bounds on weights hold.
+            slack: What may give way.
+        """
+        self._load(problem)
+        self._load_slack(problem, slack)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            options = {"tol_gap_abs": TOLERANCE, "tol_gap_rel": TOLERANCE, "tol_feas": TOLERANCE}
+            try:
+                self.problem.solve(solver="CLARABEL", warm_start=False, max_iter=200, max_threads=1, **options)
+            except (cp.error.SolverError, ValueError, ZeroDivisionError):
+                return None
+        if self.z.value is None or self.limits[0].dual_value is None or not np.isfinite(self.z.value).all():
+            return None
+        return self._answer(problem)
+
+    def _load(self, problem: Problem) -> None:
+        start, gap = problem.start, problem.benchmark - problem.start
+        root, sd = problem.root.T, np.sqrt(problem.specific)
+        self.root.value, self.root_b.value = root, root @ gap
+        self.sd.value, self.sd_b.value = sd, sd * gap
+        self.costs.value = problem.costs
+        self.rows.value, self.bounds.value = problem.rows, problem.bounds - problem.rows @ start
+        self.spendable.value, self.turnover.value = problem.spendable - float(start.sum()), problem.turnover
+        self.radius.value = problem.tracking_error or 0.0
+        self.hard_lower.value, self.hard_upper.value = problem.lower - start, problem.upper - start
+
+    def _load_slack(self, problem: Problem, slack: Slack) -> None:
+        ids = _ids(problem)
+        none = np.zeros(len(problem.start))
+        self.most.value = np.array([slack.most.get(name, 0.0) for name in ids])
+        self.price.value = np.array([slack.price.get(name, 0.0) for name in ids])
+        self.together.value = np.array([float(name in slack.together) for name in ids])
+        members, totals, weights = np.zeros((LEVELS, len(ids))), np.ones(LEVELS), np.zeros(LEVELS)
+        for level, (names, total) in slack.held.items():
+            members[level - 1] = [float(name in names) for name in ids]
+            totals[level - 1], weights[level - 1] = total, float(level == slack.weight_level)
+        self.members.value, self.totals.value, self.weight_members.value = members, totals, weights
+        low = problem.lower if slack.lower is None else slack.lower
+        high = problem.upper if slack.upper is None else slack.upper
+        self.lower.value, self.upper.value = low - problem.start, high - problem.start
+        self.low_most.value = none if slack.low_most is None else slack.low_most
+        self.high_most.value = none if slack.high_most is None else slack.high_most
+        self.weight_price.value, self.weights_together.value = slack.weight_price, float(slack.weights_together)
+
+    def _answer(self, problem: Problem) -> RelaxedAnswer:
+        # Signs of dual values have changed between versions of cvxpy; a multiplier of a <= row is >= 0.
+        budget, turnover, rows, low, high, held, *cone = (
+            np.abs(np.atleast_1d(np.asarray(_dual(limit), dtype=np.float64))) for limit in self.limits
+        )
+        ids = _ids(problem)
+        risk = cone[0][0] if cone else 0.0
+        return RelaxedAnswer(
+            weights=np.clip(problem.start + self.z.value, problem.lower, problem.upper),
+            gives=dict(zip(ids, np.maximum(self.e.value, 0.0).tolist(), strict=True)),
+            low_gives=np.maximum(self.low.value, 0.0),
+            high_gives=np.maximum(self.high.value, 0.0),
+            common=max(float(self.common.value), 0.0),
+            duals=dict(zip(ids, [budget[0], turnover[0], risk, *rows.tolist()], strict=True)),
+            low_duals=low,
+            high_duals=high,
+            held={level: float(value) for level, value in enumerate(held, start=1)},
+        )
+
+
+def _ids(problem: Problem) -> tuple[str, ...]:
+    return BUDGET, TURNOVER, TRACKING_ERROR, *problem.row_ids
+
+
+def _dual(limit: Any) -> Any:
+    value = limit.dual_value
+    return value[0] if isinstance(value, list) else value
+
+
+@dataclass(slots=True)
+class RelaxPrograms:
+    """Compiled programs by shape, for the life of one chunk; none is compiled before a book needs it."""
+
+    by_shape: dict[Shape, RelaxProgram] = field(default_factory=dict)
+
+    def solve(self, problem: Problem, slack: Slack) -> RelaxedAnswer | None:
+        """As ``RelaxProgram.solve``, with the program of the problem's shape."""
+        shape = shape_of(problem)
+        if shape not in self.by_shape:
+            self.by_shape[shape] = RelaxProgram(shape)
+        return self.by_shape[shape].solve(problem, slack)

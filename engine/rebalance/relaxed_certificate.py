@@ -1,0 +1,285 @@
+"""A proof that limits gave way by no more than they had to, level by level, from the input tables alone."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Float
+
+from engine.conventions import FEASIBILITY
+from engine.mandates.mandate import Band, Mandate
+from engine.rebalance.bound import UNIT, active_variance, lower_bound
+from engine.rebalance.certificate import LARGEST, Verdict, judge_case
+from engine.rebalance.evidence import Case, Claim, Evidence, assemble
+
+ABSOLUTE: Final = 1e-8
+RELATIVE: Final = 1e-6
+"""What a level gives way by in all may be above its proven least by so much: absolute, or of itself."""
+
+LEVELS: Final = (1, 2, 3, 4, 5)
+
+WEIGHT: Final = "weight"
+TRACKING_ERROR: Final = "tracking_error"
+
+WIDE: Final = Band(min=0.0, max=1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class LevelProof:
+    """What is said to prove that a level cannot give way by less.
+
+    Args:
+        duals: Multiplier by limit id; of bounds on weights as ``weight:<name>:max|min``.
+        held: Multiplier of the total of each earlier level.
+        weights: By name, where a cap on the tracking error is cut.
+    """
+
+    duals: Mapping[str, float]
+    held: Mapping[int, float]
+    weights: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Relaxation:
+    """By how much limits gave way, and why no less would do.
+
+    Args:
+        amounts: By limit id, in the limit's own unit.
+        proofs: By level; 0 proves that without a new or a worse breach there is no answer.
+    """
+
+    amounts: Mapping[str, float] = field(default_factory=dict)
+    proofs: Mapping[int, LevelProof] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Soft:
+    """A limit that may give way: ``row'x <= bound`` and the most it may be missed by."""
+
+    limit_id: str
+    level: int
+    row: Float[np.ndarray, " n"]
+    bound: float
+    most: float
+
+
+def certify_relaxed(
+    evidence: Evidence,
+    *,
+    inputs: Mapping[str, Any],
+    claim: Claim,
+    relaxation: Relaxation,
+) -> Verdict:
+    """Judge an answer that keeps every limit but those that had to give way.
+
+    The answer is judged by ``judge_case`` with exactly the claimed amounts on exactly those limits.
+    The amounts themselves are accepted only if every level's total ``T_p`` is the least. For any ``y >= 0``,
+    ``nu >= 0``, with the earlier levels held at their totals::
+
+        T_p >= min over the box of [ y'(A x - b) + y_b (1'x + k'|x - x0| - spendable) + lam (|x - x0| - tau) ]
+               + sum_{i in p} min(0, (1 - y_i) most_i) - sum_{i in later} y_i most_i
+               + sum_{q < p} [ sum_{i in q} min(0, (nu_q - y_i) most_i) - nu_q T_q ]
+
+    ``most`` is today's breach, so that nothing gets worse and nothing new is breached. Only where a proof
+    (level 0) shows that this leaves no answer may a limit be missed by more, up to what the box allows. A unit
+    of every limit counts alike: a point of NAV, of volatility a year, of exposure. A cap on the tracking
+    error is cut by ``r'(x - xb) <= te``, ``r = Sigma a / sqrt(a'Sigma a)``, which it implies. A level whose
+    least is above 0 proves that not all limits can be kept; without one nothing may give way.
+
+    Args:
+        evidence: From ``gather_evidence``.
+        inputs: ``holdings``, ``nav``, ``benchmark``, ``mandate`` as for ``certify``.
+        claim: The answer.
+        relaxation: What gave way.
+
+    Returns:
+        As ``certify``; where the amounts are not proven, not accepted, and ``worst_limit`` says which.
+
+    References:
+        MATH 5-6. Oracle: the levels by scipy's linprog, tests/test_relax.py.
+    """
+    limits = inputs["mandate"].limits
+    amounts = relaxation.amounts
+    wrong = [name for name, amount in amounts.items() if not 0.0 < amount < LARGEST or limits.priority(name) == 0]
+    strangers = [name for name in claim.weights if name not in evidence.exposures]
+    if wrong or strangers or not all(abs(weight) < LARGEST for weight in claim.weights.values()):
+        return _refused(f"{(wrong or strangers or ['weights that are not numbers'])[0]} may not be so")
+    case = assemble(evidence, **{**inputs, "mandate": _widened(inputs["mandate"], amounts)}, claim=claim)
+    known = {name for name, _, _ in case.rows} | {f"{WEIGHT}:{name}:{side}" for name in case.names for side in _SIDES}
+    if stranger := sorted({*amounts} - known - ({TRACKING_ERROR} if case.tracking_error is not None else set())):
+        return _refused(f"{stranger[0]} is no limit")
+    wide = replace(
+        case,
+        rows=[(name, row, bound + amounts.get(name, 0.0)) for name, row, bound in case.rows],
+        tracking_error=None
+        if case.tracking_error is None
+        else case.tracking_error + amounts.get(TRACKING_ERROR, 0.0),
+    )
+    verdict = judge_case(wide, claim)
+    fault = _unproven(evidence, inputs, claim, relaxation)
+    return verdict if fault is None else replace(verdict, accepted=False, worst_limit=fault)
+
+
+_SIDES: Final = ("max", "min")
+
+
+def _refused(why: str) -> Verdict:
+    return Verdict(False, math.inf, -math.inf, math.inf, math.inf, why)
+
+
+def _widened(mandate: Mandate, amounts: Mapping[str, float]) -> Mandate:
+    """The mandate with the bounds on weights that gave way moved by what they gave."""
+    limits = mandate.limits
+    bands = dict(limits.weights)
+    for limit_id, amount in amounts.items():
+        kind, _, rest = limit_id.partition(":")
+        name, _, side = rest.rpartition(":")
+        if kind != WEIGHT:
+            continue
+        band = bands.get(name, Band(max=limits.max_weight))
+        low, high = (band.min, band.max + amount) if side == "max" else (band.min - amount, band.max)
+        bands[name] = Band(min=max(low, 0.0), max=min(high, 1.0))
+    return mandate.model_copy(update={"limits": limits.model_copy(update={"weights": bands})})
+
+
+def _unproven(
+    evidence: Evidence, inputs: Mapping[str, Any], claim: Claim, relaxation: Relaxation
+) -> str | None:
+    """Why the amounts are not the least, or None where they are."""
+    mandate: Mandate = inputs["mandate"]
+    amounts, limits = relaxation.amounts, mandate.limits
+    softened = mandate
+    if limits.priority(WEIGHT) > 0:
+        bands = dict.fromkeys(limits.weights, WIDE)
+        softened = mandate.model_copy(update={"limits": limits.model_copy(update={"weights": bands, "max_weight": 1.0})})
+    loose = assemble(evidence, **{**inputs, "mandate": softened}, claim=claim)
+    breaches = _breaches(loose, mandate)
+    worse = any(amount > breaches.get(name, 0.0) + FEASIBILITY for name, amount in amounts.items())
+    if worse:
+        proof = relaxation.proofs.get(0)
+        if proof is None or not _least(loose, mandate, proof, 0, {}, worse=False) > 0.0:
+            return "a limit got worse without proof that it had to"
+    totals = {
+        level: math.fsum(amount for name, amount in amounts.items() if limits.priority(name) == level)
+        for level in LEVELS
+    }
+    needed = False
+    for level, total in totals.items():
+        if total == 0.0:
+            continue
+        proof = relaxation.proofs.get(level)
+        least = -math.inf if proof is None else _least(loose, mandate, proof, level, totals, worse=worse)
+        if not total - least <= max(ABSOLUTE, RELATIVE * total):
+            return f"priority {level} gave way by {total:.3g}, proven are {least:.3g}"
+        needed |= least > 0.0
+    return None if needed else "nothing had to give way"
+
+
+def _breaches(loose: Case, mandate: Mandate) -> dict[str, float]:
+    """By how much each limit that may give way is missed today; limits that are kept are absent."""
+    return {soft.limit_id: soft.most for soft in _soft(loose, mandate, loose.start, worse=False) if soft.most > 0.0}
+
+
+def _soft(loose: Case, mandate: Mandate, at: Float[np.ndarray, " n"], *, worse: bool) -> list[_Soft]:
+    """Every limit that may give way, the tracking error cut at weights ``at``."""
+    priority = mandate.limits.priority
+    found: list[_Soft] = []
+
+    def add(limit_id: str, row: Float[np.ndarray, " n"], bound: float, today: float) -> None:
+        widest = math.fsum(np.maximum(row * loose.lower, row * loose.upper)) - bound
+        found.append(_Soft(limit_id, priority(limit_id), row, bound, max(widest if worse else today, 0.0)))
+
+    for limit_id, row, bound in loose.rows:
+        if priority(limit_id) > 0:
+            add(limit_id, row, bound, math.fsum(row * loose.start) - bound)
+    if loose.tracking_error is not None and priority(TRACKING_ERROR) > 0:
+        today = math.sqrt(max(active_variance(loose, loose.start - loose.benchmark), 0.0)) - loose.tracking_error
+        add(TRACKING_ERROR, *_cut(loose, at), today)
+    if priority(WEIGHT) > 0:
+        limits = mandate.limits
+        for i, name in enumerate(loose.names):
+            band, unit = limits.weights.get(name, Band(max=limits.max_weight)), np.eye(1, len(loose.names), i)[0]
+            add(f"{WEIGHT}:{name}:max", unit, band.max, float(loose.start[i]) - band.max)
+            add(f"{WEIGHT}:{name}:min", -unit, -band.min, band.min - float(loose.start[i]))
+    return found
+
+
+def _cut(case: Case, at: Float[np.ndarray, " n"]) -> tuple[Float[np.ndarray, " n"], float]:
+    """A row that a cap on the tracking error implies: ``r'x <= te + r'xb``, with room for rounding."""
+    cap = case.tracking_error or 0.0
+    active = at - case.benchmark
+    risk = case.b @ (case.covariance @ (case.b.T @ active)) + case.own * active
+    for variance, line in case.shared:
+        risk = risk + variance * float(line @ active) * line
+    volatility = math.sqrt(max(float(active @ risk), 0.0))
+    definite = bool(np.linalg.eigvalsh(case.covariance).min() > 0.0)
+    if volatility <= 0.0 or not definite:
+        return np.zeros(len(at)), cap
+    # Cauchy-Schwarz; the row's own rounding, without cancellation, over the widest that a name can be held.
+    size = np.abs(case.b) @ (np.abs(case.covariance) @ (np.abs(case.b).T @ np.abs(active)))
+    widest = np.max(np.abs([case.lower, case.upper, case.benchmark]), axis=0)
+    rough = 64.0 * (len(case.covariance) + len(at)) * UNIT * float((size + np.abs(risk)) @ widest) / volatility
+    row = risk / volatility
+    return row, cap + float(row @ case.benchmark) + rough
+
+
+def _least(
+    loose: Case, mandate: Mandate, proof: LevelProof, level: int, totals: Mapping[int, float], *, worse: bool
+) -> float:
+    """A proven lower bound of what a level must give way by in all; of level 0, of a conflict with today's breaches."""
+    at = np.array([proof.weights.get(name, 0.0) for name in loose.names])
+    soft = _soft(loose, mandate, at, worse=worse)
+    lower, upper = loose.lower.copy(), loose.upper.copy()
+    rows = [(name, row, bound) for name, row, bound in loose.rows if mandate.limits.priority(name) == 0]
+    if loose.tracking_error is not None and mandate.limits.priority(TRACKING_ERROR) == 0:
+        rows.append((TRACKING_ERROR, *_cut(loose, at)))
+    place = {name: i for i, name in enumerate(loose.names)}
+    bounds = {one.limit_id: one for one in soft}
+    for one in soft:
+        later = level == 0 or one.level > level
+        holds = one.most == 0.0 or (not later and one.level != level and totals.get(one.level, 0.0) == 0.0)
+        room = one.most if later else 0.0
+        if one.limit_id.startswith(f"{WEIGHT}:") and (holds or later):
+            # A bound that holds, or that holds once moved, belongs to the box and needs no multiplier.
+            i = place[one.limit_id.split(":", 1)[1].rpartition(":")[0]]
+            if one.limit_id.endswith(":max"):
+                upper[i] = min(upper[i], one.bound + room)
+            else:
+                lower[i] = max(lower[i], -one.bound - room)
+            bounds.pop(one.limit_id)
+            continue
+        rows.append((one.limit_id, one.row, one.bound + room))
+        if holds or later:
+            bounds.pop(one.limit_id)
+    if (lower > upper + FEASIBILITY).any():
+        return math.inf
+    case = replace(loose, lower=lower, upper=np.maximum(lower, upper), rows=rows, tracking_error=None)
+    return max(
+        _bound(case, duals, list(bounds.values()), (level, proof.held, totals)) for duals in _guesses(proof.duals)
+    )
+
+
+def _guesses(duals: Mapping[str, float]) -> list[dict[str, float]]:
+    clean = {name: max(value, 0.0) for name, value in duals.items() if abs(value) < LARGEST}
+    largest = max(clean.values(), default=0.0)
+    return [clean, {name: value if value > 1e-7 * largest else 0.0 for name, value in clean.items()}]
+
+
+def _bound(
+    case: Case,
+    duals: Mapping[str, float],
+    soft: list[_Soft],
+    levels: tuple[int, Mapping[int, float], Mapping[int, float]],
+) -> float:
+    level, held, totals = levels
+    point = np.zeros(len(case.covariance))
+    terms = [lower_bound(case, duals, point, [0.0] * len(case.shared), risk=False)]
+    for one in soft:
+        worth = 1.0 if one.level == level else min(max(held.get(one.level, 0.0), 0.0), LARGEST)
+        terms.append(min(0.0, (worth - duals.get(one.limit_id, 0.0)) * one.most))
+    for q in sorted({one.level for one in soft} - {level}):
+        terms.append(-min(max(held.get(q, 0.0), 0.0), LARGEST) * totals[q])
+    rough = 8.0 * UNIT * math.fsum(abs(term) for term in terms)
+    return math.fsum(terms) - rough

@@ -114,6 +114,7 @@ CONTRACTS: Final = MappingProxyType(
             "trades": trades.Trades,
             "whipsaws": trades.Whipsaws,
             "limits": trades.Limits,
+            "conflicts": trades.Conflicts,
             "certificates": trades.Certificates,
             "exceptions": trades.Exceptions,
         }.items()

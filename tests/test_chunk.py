@@ -357,7 +357,8 @@ def with_mandate(loaded: LoadedUniverse, book: str, **limits: Any) -> LoadedUniv
 
 
 def test_a_book_that_breaches_and_may_not_trade_is_infeasible_with_a_proof(bundled: LoadedUniverse) -> None:
-    result = rebalance_portfolios(with_mandate(bundled, "ai_infrastructure", turnover=0.0).only(["ai_infrastructure"]))
+    must = with_mandate(bundled, "ai_infrastructure", turnover=0.0, priorities={"stress": 0})
+    result = rebalance_portfolios(must.only(["ai_infrastructure"]))
     assert status_of(result)["ai_infrastructure"] == "infeasible"
     assert not result.tables["trades"].height
     ((status, conflict),) = rows(result.tables["certificates"], "status", "max_violation")
@@ -425,7 +426,8 @@ def test_an_all_cash_book_that_may_buy_is_invested_as_far_as_its_limits_ask(bund
 
 
 def test_an_all_cash_book_that_may_not_trade_enough_is_infeasible(bundled: LoadedUniverse) -> None:
-    result = rebalance_portfolios(all_cash(bundled, "power_and_grid").only(["power_and_grid"]))
+    loaded = with_mandate(all_cash(bundled, "power_and_grid"), "power_and_grid", priorities={"cash": 0})
+    result = rebalance_portfolios(loaded.only(["power_and_grid"]))
     assert status_of(result)["power_and_grid"] == "infeasible"
     assert result.tables["certificates"]["max_violation"].to_list() == pytest.approx([0.3], abs=1e-6)
 
@@ -505,12 +507,13 @@ def test_a_name_without_a_price_sets_aside_only_the_books_that_could_buy_it(bund
 
 def test_an_infeasible_book_says_which_limits_cannot_all_hold(bundled: LoadedUniverse) -> None:
     mandate = bundled.mandates["thematic"]
-    still = mandate.model_copy(update={"limits": mandate.limits.model_copy(update={"turnover": 0.0})})
+    changes = {"turnover": 0.0, "priorities": {"stress": 0}}
+    still = mandate.model_copy(update={"limits": mandate.limits.model_copy(update=changes)})
     loaded = replace(bundled, mandates={**bundled.mandates, "thematic": still})
     result = rebalance_portfolios(loaded, only=["ai_infrastructure"])
     notice = next(notice for notice in result.notices if notice.code == "book.infeasible")
     assert "turnover" in notice.message and "stress:deepseek" in notice.message
-    assert "proven" in notice.message
+    assert "cannot both be kept, proven: turnover of " in notice.message
 
 
 def test_a_book_of_cash_alone_stands_still_or_is_proven_to_break_its_cash_band(bundled: LoadedUniverse) -> None:
@@ -522,8 +525,9 @@ def test_a_book_of_cash_alone_stands_still_or_is_proven_to_break_its_cash_band(b
     )
     free = bundled.mandates["multi_asset"].model_copy(update={"buy_list": ()})
     roomy = free.limits.model_copy(update={"weights": {}, "cash": free.limits.cash.model_copy(update={"max": 1.0})})
-    tight = free.limits.model_copy(update={"weights": {}})
-    for limits, status in ((roomy, "certified"), (tight, "infeasible")):
+    soft = free.limits.model_copy(update={"weights": {}})
+    tight = soft.model_copy(update={"priorities": {"cash": 0}})
+    for limits, status in ((roomy, "certified"), (soft, "certified"), (tight, "infeasible")):
         mandates = {**bundled.mandates, "multi_asset": free.model_copy(update={"limits": limits})}
         loaded = replace(bundled, holdings=cash, mandates=mandates).only(["family_office"])
         summary = rebalance_portfolios(loaded).tables["portfolio_summary"]

@@ -6,18 +6,15 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import pytest
 from scipy.optimize import linprog
 from test_certificate import NAV, Book, tight_book
 
 from engine.mandates.mandate import Mandate
 from engine.rebalance.certificate import prove_infeasible
 from engine.rebalance.conflict import Court
-from engine.rebalance.evidence import Claim
 from engine.rebalance.problem import Problem, state_problem
-from engine.rebalance.relax import Bench, Settlement, missed, settle
-from engine.rebalance.relaxed_certificate import Relaxation, certify_relaxed
-from engine.rebalance.solve import Answer, solve_problem
+from engine.rebalance.relax import Bench, Settlement, settle
+from engine.rebalance.relaxed_certificate import certify_relaxed
 
 BENCH = Bench()
 
@@ -47,7 +44,11 @@ def court_of(book: Book) -> Court:
 def settled(book: Book) -> Settlement:
     """The book solved, and settled where all limits together are proven infeasible."""
     answer = book.solve(BENCH.programs)
-    return settle(book.problem, answer, BENCH, court_of(book)) if answer.status == "infeasible" else Settlement(answer, None)
+    return (
+        settle(book.problem, answer, BENCH, court_of(book))
+        if answer.status == "infeasible"
+        else Settlement(answer, None)
+    )
 
 
 @cache
@@ -109,9 +110,7 @@ def levels_by_linprog(book: Book) -> tuple[bool, bool, list[float]]:
         ]
     )
     level = np.array([*(limits.priority(name) for name in problem.row_ids), *[soft] * (2 * n)])
-    today = np.concatenate(
-        [problem.rows @ problem.start - problem.bounds, problem.start - high, low - problem.start]
-    )
+    today = np.concatenate([problem.rows @ problem.start - problem.bounds, problem.start - high, low - problem.start])
 
     def least(most: np.ndarray, price: np.ndarray, held: list[tuple[np.ndarray, float]]) -> float | None:
         more = [np.concatenate([np.zeros(2 * n), members]) for members, _ in held]
@@ -121,9 +120,10 @@ def levels_by_linprog(book: Book) -> tuple[bool, bool, list[float]]:
         found = linprog(
             np.concatenate([np.zeros(2 * n), price]),
             A_ub=np.vstack([*rows, *more]),
-            b_ub=np.concatenate([bounds, [total + 1e-10 for _, total in held]]),
+            b_ub=np.concatenate([bounds, [total + 1e-9 for _, total in held]]),
             bounds=box,
-            method="highs",
+            method="highs-ds",
+            options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
         )
         return float(found.fun) if found.status == 0 else None
 

@@ -1,5 +1,6 @@
 """A chunk's answers as tables: targets, trades with their reasons, limits, certificates."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,8 @@ from jaxtyping import Float
 from engine.book.whipsaw import WHIPSAW_COLUMNS
 from engine.contracts import CONTRACTS, empty
 from engine.conventions import FEASIBILITY
+from engine.mandates.mandate import Mandate
+from engine.rebalance.conflict import Conflict
 from engine.rebalance.problem import ACTIVE, BUDGET, TRACKING_ERROR, TURNOVER, Problem
 from engine.rebalance.shadows import shadow_prices
 from engine.rebalance.solve import Answer
@@ -150,8 +153,8 @@ def trading_sums(trades: pl.DataFrame, results: list[tuple[Problem, Answer]]) ->
     return done.join(sums, on="portfolio_id", how="left").with_columns(pl.col("turnover", "cost_base").fill_null(0.0))
 
 
-def limit_table(results: list[tuple[Problem, Answer]]) -> pl.DataFrame:
-    """Every limit of every book: bound, use before and after, slack and shadow price.
+def limit_table(results: list[tuple[Problem, Answer]], mandates: Mapping[str, Mandate] | None = None) -> pl.DataFrame:
+    """Every limit of every book: bound, use before and after, slack, shadow price, and what it gave way by.
 
     No price where the book has no certified answer; a weight limit that no longer binds has the price 0.
     """
@@ -165,7 +168,7 @@ def limit_table(results: list[tuple[Problem, Answer]]) -> pl.DataFrame:
             "portfolio_id": problem.portfolio_id,
             "limit_id": use.limit_id,
             "kind": use.kind,
-            "priority": 0,
+            "priority": 0 if mandates is None else mandates[problem.portfolio_id].limits.priority(use.limit_id),
             "bound": use.bound,
             "before": use.before,
             "after": use.after,
@@ -175,6 +178,7 @@ def limit_table(results: list[tuple[Problem, Answer]]) -> pl.DataFrame:
             else None,
             "breach_before": use.room(use.before) < -FEASIBILITY,
             "breach": use.room(use.after) < -FEASIBILITY,
+            "relaxed_by": answer.relaxed.get(use.limit_id),
         }
         for problem, answer in results
         for use in _uses(problem, answer)
@@ -235,6 +239,24 @@ def _uses(problem: Problem, answer: Answer) -> list[_Use]:
 def _active_variance(problem: Problem, weights: Float[np.ndarray, " n_names"]) -> float:
     active = weights - problem.benchmark
     return float(((problem.root.T @ active) ** 2).sum() + problem.specific @ active**2)
+
+
+def conflict_table(conflicts: Mapping[str, Conflict]) -> pl.DataFrame:
+    """The table ``conflicts``: by book the minimal set of limits of priority 0 that cannot all be kept."""
+    rows = [
+        {
+            "portfolio_id": book,
+            "limit_id": member.limit_id,
+            "names": ", ".join(member.names) or None,
+            "bound": member.bound,
+            "cure": member.cure,
+            "common": member.common,
+            "multiplier": member.multiplier,
+        }
+        for book, conflict in conflicts.items()
+        for member in conflict.members
+    ]
+    return pl.DataFrame(rows, schema=CONTRACTS["conflicts"].columns).sort("portfolio_id", "limit_id")
 
 
 def certificate_table(results: list[tuple[Problem, Answer]]) -> pl.DataFrame:

@@ -8,6 +8,7 @@ import polars as pl
 
 from engine.book.answers import (
     certificate_table,
+    conflict_table,
     limit_table,
     targets_and_cash,
     trade_table,
@@ -15,6 +16,7 @@ from engine.book.answers import (
     with_quantities,
 )
 from engine.book.assess import Yardstick, assess, shock_table, summarise
+from engine.book.breaches import gave_way, why_not
 from engine.book.budgets import unmeasured_budgets
 from engine.book.whipsaw import price_whipsaws
 from engine.contracts import CONTRACTS, empty
@@ -23,9 +25,12 @@ from engine.curve.universe import StressSettings
 from engine.intake import Notice, notices_frame
 from engine.mandates.mandate import Mandate
 from engine.rebalance.certificate import certify, prove_infeasible
+from engine.rebalance.conflict import Conflict, Court
 from engine.rebalance.evidence import Evidence, gather_evidence
 from engine.rebalance.problem import Problem, Terms, state_problem
-from engine.rebalance.solve import Answer, Programs, solve_problem
+from engine.rebalance.relax import Bench, settle
+from engine.rebalance.relaxed_certificate import certify_relaxed
+from engine.rebalance.solve import Answer, solve_problem
 from engine.risk.funds import traded_curve, traded_model
 from engine.risk.history import FactorHistory
 from engine.risk.portfolios import Portfolios, weigh_benchmarks
@@ -113,8 +118,11 @@ def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.Da
         volumes=dict(task.securities.select("security_id", "adv_base").drop_nulls().iter_rows()),
         sectors=dict(task.securities.select("security_id", "gics_sector").drop_nulls().iter_rows()),
     )
-    desk = _Desk(terms, _evidence(terms, moves, task), benchmarks, Programs())
-    results = [_rebalance_one(case, desk) for case in cases if case.portfolio_id not in aside]
+    desk = _Desk(terms, _evidence(terms, moves, task), benchmarks, Bench())
+    tried = [case for case in cases if case.portfolio_id not in aside]
+    settled = [_rebalance_one(case, desk) for case in tried]
+    results = [(problem, answer) for problem, answer, _ in settled]
+    conflicts = {problem.portfolio_id: conflict for problem, _, conflict in settled if conflict is not None}
     status: dict[str, str] = {problem.portfolio_id: answer.status for problem, answer in results}
     status |= {name: "quarantined" for name in aside if name is not None}
     targets, cash = targets_and_cash(books, results)
@@ -130,7 +138,8 @@ def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.Da
         trades, moves, sums.join(_navs(books), on="portfolio_id"), measured["before"]["stress"], task.settings
     )
     tables["targets"] = with_quantities(targets, books, task.securities)
-    tables["limits"] = limit_table(results)
+    tables["limits"] = limit_table(results, {case.portfolio_id: case.mandate for case in tried})
+    tables["conflicts"] = conflict_table(conflicts)
     tables["certificates"] = certificate_table(results)
     tables["portfolio_summary"] = pl.concat(
         [
@@ -147,7 +156,7 @@ def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.Da
     ).sort(CONTRACTS["portfolio_summary"].key)
     tables["shocks"] = moves
     tables |= summarise_scenarios(list(task.outcomes), task.history, task.settings)
-    notices += _why_not(results)
+    notices += [*why_not(results, conflicts), *gave_way(tables["limits"])]
     tables["exceptions"] = notices_frame(notices)
     return tables, tuple(notices)
 
@@ -171,7 +180,7 @@ class _Desk:
     terms: Terms
     evidence: Evidence
     benchmarks: Mapping[str, Mapping[str, float]]
-    programs: Programs
+    bench: Bench
 
 
 def _cases(books: Portfolios, task: Task) -> list[_Case]:
@@ -193,16 +202,19 @@ def _cases(books: Portfolios, task: Task) -> list[_Case]:
     return cases
 
 
-def _rebalance_one(case: _Case, desk: _Desk) -> tuple[Problem, Answer]:
+def _rebalance_one(case: _Case, desk: _Desk) -> tuple[Problem, Answer, Conflict | None]:
     index = desk.benchmarks.get(case.benchmark_id) if case.benchmark_id is not None else None
-    problem = state_problem(
-        case.portfolio_id,
-        weights=case.weights,
-        benchmark=index,
-        mandate=case.mandate,
-        terms=desk.terms,
-        nav=case.nav,
-    )
+
+    def state(mandate: Mandate) -> Problem:
+        return state_problem(
+            case.portfolio_id,
+            weights=case.weights,
+            benchmark=index,
+            mandate=mandate,
+            terms=desk.terms,
+            nav=case.nav,
+        )
+
     frame = None if index is None else pl.DataFrame({"security_id": list(index), "weight": list(index.values())})
     # The certificate starts from the holdings as read, not from the weights the program was stated with.
     inputs: dict[str, Any] = {
@@ -211,12 +223,23 @@ def _rebalance_one(case: _Case, desk: _Desk) -> tuple[Problem, Answer]:
         "benchmark": frame,
         "mandate": case.mandate,
     }
-    return problem, solve_problem(
+    problem = state(case.mandate)
+    answer = solve_problem(
         problem,
-        desk.programs,
+        desk.bench.programs,
         judge=lambda claim: certify(desk.evidence, **inputs, claim=claim),
         refute=lambda claim: prove_infeasible(desk.evidence, **inputs, claim=claim),
     )
+    if answer.status != "infeasible":
+        return problem, answer, None
+    court = Court(
+        mandate=case.mandate,
+        state=state,
+        certify=lambda claim, why: certify_relaxed(desk.evidence, inputs=inputs, claim=claim, relaxation=why),
+        refute=lambda claim, mandate: prove_infeasible(desk.evidence, **{**inputs, "mandate": mandate}, claim=claim),
+    )
+    settlement = settle(problem, answer, desk.bench, court)
+    return problem, settlement.answer, settlement.conflict
 
 
 def _navs(books: Portfolios) -> pl.DataFrame:
@@ -266,26 +289,3 @@ def _unfit(
     if free := sorted(candidates - priced):
         faults["book.unpriced"] = f"the securities table has no price of {', '.join(free[:3])}, which it could buy"
     return [Notice(code, "quarantine", message, "holdings", book) for code, message in faults.items()]
-
-
-def _why_not(results: list[tuple[Problem, Answer]]) -> list[Notice]:
-    """For every book without a certified answer, what stands in the way."""
-    notices = []
-    for problem, answer in results:
-        if answer.status == "infeasible":
-            weights = sorted(answer.duals.items(), key=lambda item: -item[1])
-            together = ", ".join(name for name, weight in weights if weight > 1e-3 * weights[0][1])
-            message = (
-                f"no portfolio keeps {together} together with the bounds on weights: proven; "
-                f"each would have to give way by {answer.conflict:.2%}"
-            )
-        elif answer.status == "held":
-            missed = "no solver gave an answer"
-            if answer.verdict is not None:
-                missed = f"{answer.verdict.worst_limit} missed by {answer.verdict.max_violation:.1e}, gap "
-                missed += f"{answer.verdict.relative_gap:.1e}"
-            message = f"no answer could be certified ({missed}); nothing is traded"
-        else:
-            continue
-        notices.append(Notice(f"book.{answer.status}", "warn", message, "mandates", problem.portfolio_id))
-    return notices

@@ -161,9 +161,7 @@ def without(mandate: Mandate, kinds: Iterable[str]) -> Mandate:
     return mandate.model_copy(update={"limits": limits.model_copy(update=change)})
 
 
-def _prove(
-    kept: tuple[str, ...], problem: Problem, programs: RelaxPrograms, court: Court
-) -> _Proof | None:
+def _prove(kept: tuple[str, ...], problem: Problem, programs: RelaxPrograms, court: Court) -> _Proof | None:
     """A proof that the kept limits conflict by themselves, or None where the certificate finds none."""
     narrowed = without(court.mandate, (kind for kind in NAME_KINDS if kind not in kept))
     case = court.state(narrowed)
@@ -180,9 +178,7 @@ def _prove(
     # The bounds on names are given as what could give way, by nothing, so that they have multipliers.
     loose = replace(case, lower=case.lower - 1.0, upper=case.upper + 1.0)
     nothing = np.zeros(len(names))
-    slack = Slack(
-        most=others, together=sums, lower=case.lower, upper=case.upper, low_most=nothing, high_most=nothing
-    )
+    slack = Slack(most=others, together=sums, lower=case.lower, upper=case.upper, low_most=nothing, high_most=nothing)
     found = programs.solve(loose, slack)
     if found is None:
         return None

@@ -118,7 +118,7 @@ class RebalanceProgram:
         solver, scale, unit = attempt.solver, attempt.scale, attempt.unit
         self._load(problem, scale, unit, attempt.margin)
         which, limits = (self.elastic, self.elastic_limits) if elastic else (self.problem, self.limits)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), np.errstate(over="ignore"):
             # No warm start: an answer must not depend on the books before it.
             # An inaccurate answer is judged by the certificate, not by a warning.
             warnings.simplefilter("ignore", UserWarning)

@@ -9,12 +9,13 @@ from jaxtyping import Float
 
 from engine.conventions import FEASIBILITY
 from engine.mandates.mandate import Band
-from engine.rebalance.conflict import Conflict, Court, find_conflict, without
+from engine.rebalance.conflict import Conflict, Court, Member, desk_bound, find_conflict, without
 from engine.rebalance.evidence import Claim
 from engine.rebalance.problem import BUDGET, TRACKING_ERROR, TURNOVER, Problem
+from engine.rebalance.rebalance_program import Attempt
 from engine.rebalance.relax_program import LEVELS, RelaxedAnswer, RelaxPrograms, Slack
 from engine.rebalance.relaxed_certificate import LevelProof, Relaxation
-from engine.rebalance.solve import Answer, Programs, solve_problem
+from engine.rebalance.solve import Answer, Judge, Programs, repairs, solve_problem
 
 ABSOLUTE_MARGIN: Final = 5e-9
 RELATIVE_MARGIN: Final = 5e-7
@@ -64,24 +65,56 @@ def settle(problem: Problem, answer: Answer, bench: Bench, court: Court) -> Sett
     References:
         MATH 5. Oracle: the levels by scipy's linprog, tests/test_relax.py.
     """
+    if not len(problem.names):
+        return _stand_still(problem, answer, court)
     conflict = find_conflict(problem, bench.relaxing, court)
     if conflict is not None:
         return Settlement(replace(answer, duals=conflict.duals, conflict=conflict.amount), conflict)
     held = replace(answer, status="held", duals={}, conflict=0.0)
-    for limits in _choices(problem, bench, court):
-        relaxation = _descend(limits, bench.relaxing)
-        if relaxation is None or not relaxation.amounts:
-            continue
-        found = solve_problem(
-            widen(problem, limits.hard, relaxation.amounts),
-            bench.programs,
-            judge=lambda claim, relaxation=relaxation: court.certify(claim, relaxation),  # type: ignore[misc]
-            refute=lambda claim: 0.0,
-        )
+    limits = _choose(problem, bench, court)
+    relaxation = _descend(limits, bench.relaxing)
+    if relaxation is not None and relaxation.amounts:
+        wide = widen(problem, limits.hard, relaxation.amounts)
+        found = _solve_widened(wide, bench.programs, lambda claim: court.certify(claim, relaxation))
         if found.status == "certified":
             return Settlement(replace(found, relaxed=relaxation.amounts), None)
         held = replace(held, verdict=found.verdict, solver=found.solver)
     return Settlement(held, None)
+
+
+def _stand_still(problem: Problem, answer: Answer, court: Court) -> Settlement:
+    """A book without any name can only stand still: what it misses gives way, or may not."""
+    over = {name: value for name, value in missed(problem, problem.start).items() if value > 0.0}
+    priority = court.mandate.limits.priority
+    if must := [name for name in sorted(over) if priority(name) == 0]:
+        members = (Member(name, (), desk_bound(problem, name), over[name], None, 1.0) for name in must)
+        return Settlement(answer, Conflict(tuple(members), answer.conflict, answer.duals))
+    levels = sorted({priority(name) for name in over})
+    proofs = {level: LevelProof({name: 1.0 for name in over if priority(name) == level}, {}, {}) for level in levels}
+    verdict = court.certify(Claim({}, {}), Relaxation(over, proofs))
+    if not verdict.accepted:
+        return Settlement(replace(answer, status="held", duals={}, verdict=verdict, conflict=0.0), None)
+    return Settlement(replace(answer, status="certified", duals={}, verdict=verdict, conflict=0.0, relaxed=over), None)
+
+
+def _solve_widened(problem: Problem, programs: Programs, judge: Judge) -> Answer:
+    """As ``solve_problem``; where nothing is left inside the limits, also on them, in weights as they are.
+
+    A book whose turnover is used up or which may only stand still has no inside: the ladder's
+    margin would make it infeasible, and its smallest unit is far larger than its trades.
+    """
+    found = solve_problem(problem, programs, judge=judge, refute=lambda claim: 0.0)
+    if found.status == "certified":
+        return found
+    for solver in ("CLARABEL", "PIQP"):
+        raw = programs.fit(problem).solve(problem, Attempt(solver))
+        if raw.weights is None or not np.isfinite(raw.weights).all():
+            continue
+        for weights in repairs(problem, raw.weights):
+            verdict = judge(Claim(dict(zip(problem.names.labels, weights.tolist(), strict=True)), raw.duals))
+            if verdict.accepted:
+                return Answer("certified", weights, raw.duals, verdict, 0.0, solver, found.rung, raw.iterations)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +132,7 @@ class _Limits:
     worse: LevelProof | None
 
 
-def _choices(problem: Problem, bench: Bench, court: Court) -> list[_Limits]:
+def _choose(problem: Problem, bench: Bench, court: Court) -> _Limits:
     """First without a new or a worse breach; where that is proven to leave no answer, with."""
     limits = court.mandate.limits
     weight_level = limits.priority(WEIGHT)
@@ -127,17 +160,16 @@ def _choices(problem: Problem, bench: Bench, court: Court) -> list[_Limits]:
     )
     proof = _conflict_today(now, bench.relaxing)
     if proof is None:
-        return [now]
+        return now
     widest = np.maximum(problem.rows * hard.lower, problem.rows * hard.upper).sum(axis=1) - problem.bounds
     most = dict(zip(problem.row_ids, np.maximum(widest, 0.0).tolist(), strict=True))
-    free = replace(
+    return replace(
         now,
         most={name: most.get(name, 10.0) for name in ids},
         low_most=np.full(len(names), soft),
         high_most=np.full(len(names), soft),
         worse=proof,
     )
-    return [free]
 
 
 def _conflict_today(limits: _Limits, programs: RelaxPrograms) -> LevelProof | None:
@@ -213,7 +245,9 @@ def _most(limits: _Limits) -> dict[str, float]:
 
 def _given(limits: _Limits, found: RelaxedAnswer, level: int) -> dict[str, float]:
     """By how much an answer misses each limit of a level; what is dust is nothing."""
-    over = {name: value for name, value in missed(limits.hard, found.weights).items() if limits.level.get(name) == level}
+    over = {
+        name: value for name, value in missed(limits.hard, found.weights).items() if limits.level.get(name) == level
+    }
     if limits.weight_level == level:
         for i, name in enumerate(limits.hard.names.labels):
             over[f"{WEIGHT}:{name}:min"] = float(limits.lower[i] - found.weights[i])

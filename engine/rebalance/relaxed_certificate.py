@@ -113,9 +113,7 @@ def certify_relaxed(
     wide = replace(
         case,
         rows=[(name, row, bound + amounts.get(name, 0.0)) for name, row, bound in case.rows],
-        tracking_error=None
-        if case.tracking_error is None
-        else case.tracking_error + amounts.get(TRACKING_ERROR, 0.0),
+        tracking_error=None if case.tracking_error is None else case.tracking_error + amounts.get(TRACKING_ERROR, 0.0),
     )
     verdict = judge_case(wide, claim)
     fault = _unproven(evidence, inputs, claim, relaxation)
@@ -144,16 +142,16 @@ def _widened(mandate: Mandate, amounts: Mapping[str, float]) -> Mandate:
     return mandate.model_copy(update={"limits": limits.model_copy(update={"weights": bands})})
 
 
-def _unproven(
-    evidence: Evidence, inputs: Mapping[str, Any], claim: Claim, relaxation: Relaxation
-) -> str | None:
+def _unproven(evidence: Evidence, inputs: Mapping[str, Any], claim: Claim, relaxation: Relaxation) -> str | None:
     """Why the amounts are not the least, or None where they are."""
     mandate: Mandate = inputs["mandate"]
     amounts, limits = relaxation.amounts, mandate.limits
     softened = mandate
     if limits.priority(WEIGHT) > 0:
         bands = dict.fromkeys(limits.weights, WIDE)
-        softened = mandate.model_copy(update={"limits": limits.model_copy(update={"weights": bands, "max_weight": 1.0})})
+        softened = mandate.model_copy(
+            update={"limits": limits.model_copy(update={"weights": bands, "max_weight": 1.0})}
+        )
     loose = assemble(evidence, **{**inputs, "mandate": softened}, claim=claim)
     breaches = _breaches(loose, mandate)
     worse = any(amount > breaches.get(name, 0.0) + FEASIBILITY for name, amount in amounts.items())
@@ -254,7 +252,8 @@ def _least(
         if holds or later:
             bounds.pop(one.limit_id)
     if (lower > upper + FEASIBILITY).any():
-        return math.inf
+        # Of level 0 a conflict; of another it says nothing, for the answer itself is inside.
+        return math.inf if level == 0 else -math.inf
     case = replace(loose, lower=lower, upper=np.maximum(lower, upper), rows=rows, tracking_error=None)
     return max(
         _bound(case, duals, list(bounds.values()), (level, proof.held, totals)) for duals in _guesses(proof.duals)
@@ -279,7 +278,7 @@ def _bound(
     for one in soft:
         worth = 1.0 if one.level == level else min(max(held.get(one.level, 0.0), 0.0), LARGEST)
         terms.append(min(0.0, (worth - duals.get(one.limit_id, 0.0)) * one.most))
-    for q in sorted({one.level for one in soft} - {level}):
-        terms.append(-min(max(held.get(q, 0.0), 0.0), LARGEST) * totals[q])
+    earlier = sorted({one.level for one in soft} - {level})
+    terms += [-min(max(held.get(one, 0.0), 0.0), LARGEST) * totals[one] for one in earlier]
     rough = 8.0 * UNIT * math.fsum(abs(term) for term in terms)
     return math.fsum(terms) - rough

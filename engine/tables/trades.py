@@ -75,6 +75,17 @@ class Limits(dy.Schema):
     shadow_price = number_column("objective per unit of the bound", ">= 0", nullable=True, min=0.0)
     breach_before = dy.Bool(nullable=False)
     breach = dy.Bool(nullable=False)
+    relaxed_by = number_column("in the limit's own unit", "> 0 gave way", nullable=True, min=0.0)
+
+
+class Conflicts(dy.Schema):
+    portfolio_id = id_column(key=True)
+    limit_id = text_column(key=True)
+    names = text_column(nullable=True)
+    bound = number_column("in the limit's own unit; null for limits on single names", nullable=True)
+    cure = number_column("how far this limit alone must give way", ">= 0", nullable=True, min=0.0)
+    common = number_column("how far every limit of the set must give way together", ">= 0", nullable=True, min=0.0)
+    multiplier = number_column("weight of the limit in the proof", ">= 0", min=0.0)
 
 
 class Certificates(dy.Schema):

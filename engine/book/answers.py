@@ -130,7 +130,9 @@ def _reason(problem: Problem, answer: Answer, i: int) -> str:
     direction = float(np.sign(answer.weights[i] - problem.start[i]))
     active = answer.weights - problem.benchmark
     gradient = problem.root[i] @ (problem.root.T @ active) + problem.specific[i] * active[i]
-    pushes = {"less active risk": -direction * problem.aversion * float(gradient)}
+    risk = "less active risk" if problem.benchmark.any() else "less risk"
+    pushes = {risk: -direction * problem.aversion * float(gradient)}
+    pushes["expected return"] = direction * float(problem.alpha[i])
     for name, row in zip(problem.row_ids, problem.rows, strict=True):
         pushes[f"limit {name}"] = -direction * answer.duals.get(name, 0.0) * float(row[i])
     if problem.tracking_error is not None:

@@ -26,6 +26,11 @@ def show_mandate(screen: Console, mandate: Mandate, books: Sequence[str]) -> Non
         f"risk aversion {mandate.risk_aversion:g}; costs of {costs.half_spread_bps:g} bp where a name has no "
         f"half-spread, spread over {costs.holding_years:g} year{'s' if costs.holding_years != 1.0 else ''}"
     )
+    if mandate.objective != "minimum_active_risk":
+        screen.print(f"objective: {mandate.objective.replace('_', ' ')}")
+    if mandate.alpha:
+        expected = (f"{name} {100.0 * value:.4g} %" for name, value in sorted(mandate.alpha.items()))
+        screen.print(f"expected return a year: {escape(', '.join(expected))}")
     if mandate.buy_list:
         screen.print(f"may also buy {escape(', '.join(mandate.buy_list))}")
 

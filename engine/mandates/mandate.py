@@ -24,6 +24,9 @@ KEYS: Final = {
 }
 """What the keys of each band name, in the vocabulary of the universe."""
 
+LEAST_COST: Final = 1e-6
+"""Lowest cost of a name where costs alone are minimised, fraction of the traded value: a hundredth of a basis point."""
+
 LISTS: Final = ("excluded", "no_buy", "no_sell", "frozen")
 
 
@@ -220,15 +223,26 @@ class Costs(Strict):
 class Mandate(Strict):
     """The file of one mandate.
 
-    The objective is ``risk_aversion / 2`` times the active variance against the benchmark
-    (against today's holdings where there is none) plus the linear costs over the holding
-    period. ``buy_list`` names what may be bought besides holdings and benchmark.
+    What the rebalance minimises, with costs spread over the holding period:
+
+    - ``minimum_active_risk``: ``risk_aversion / 2`` times the active variance against the benchmark
+      (against today's holdings where there is none), plus costs.
+    - ``mean_variance``: the same less the return that ``alpha`` expects of the weights; without a
+      benchmark the variance is that of the weights themselves.
+    - ``least_cost``: costs alone, the cheapest trades that cure every breach. A name costs at least
+      ``LEAST_COST`` there, so that none is traded for nothing.
+
+    ``alpha`` is the expected return a year by security; a name that is absent is expected to
+    return 0, one that the book may not hold is ignored. ``buy_list`` names what may be bought
+    besides holdings and benchmark.
     """
 
     id: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)
     title: str = Field(min_length=1)
     version: str = Field(pattern=r"^\d+\.\d+\.\d+$")
+    objective: Literal["minimum_active_risk", "mean_variance", "least_cost"] = "minimum_active_risk"
     risk_aversion: float = Field(default=10.0, gt=0.0, le=1e4)
+    alpha: dict[str, Annotated[float, Field(ge=-1.0, le=1.0)]] = Field(default_factory=dict)
     limits: LimitSet = Field(default_factory=LimitSet)
     costs: Costs = Field(default_factory=Costs)
     buy_list: tuple[str, ...] = ()
@@ -237,6 +251,20 @@ class Mandate(Strict):
     @classmethod
     def _is_listed(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         return _known_securities(names, info)
+
+    @field_validator("alpha")
+    @classmethod
+    def _is_known(cls, alpha: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        _known_securities(tuple(alpha), info)
+        return alpha
+
+    @model_validator(mode="after")
+    def _alpha_counts(self) -> "Mandate":
+        if self.alpha and self.objective != "mean_variance":
+            raise ValueError(
+                f"objective {self.objective} looks at no alpha; say objective: mean_variance, or drop alpha"
+            )
+        return self
 
 
 def _known_securities(names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:

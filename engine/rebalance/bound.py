@@ -22,6 +22,18 @@ def active_variance(case: Case, active: Float[np.ndarray, " n"]) -> float:
     return float(factor @ case.covariance @ factor) + float(case.own @ active**2) + lines
 
 
+def value_and_scale(case: Case, active: Float[np.ndarray, " n"]) -> tuple[float, float]:
+    """Objective of the answer, and the size ``S`` of its parts that a gap is measured against (MATH 6).
+
+    Args:
+        case: The book with the answer ``x``.
+        active: ``a = x - xb``.
+    """
+    paid = active_variance(case, active) * case.aversion / 2.0
+    paid += float(case.costs @ np.abs(case.x - case.start)) / case.years
+    return paid - float(case.alpha @ case.x), paid + float(np.abs(case.alpha) @ np.abs(active))
+
+
 def lower_bound(
     case: Case, duals: Mapping[str, float], w: Float[np.ndarray, " k"], line_w: list[float], *, risk: bool
 ) -> float:
@@ -34,8 +46,9 @@ def lower_bound(
     y_b, lam = duals.get("cash:min", 0.0), duals.get("turnover", 0.0)
     pull = gamma * (case.covariance @ w)
     tug = gamma * (np.abs(case.covariance) @ np.abs(w))  # what pull could be without cancellation
-    s = case.b @ pull + y_b
-    size = np.abs(case.b) @ tug + y_b
+    alpha = case.alpha if risk else np.zeros(len(case.names))
+    s = case.b @ pull + y_b - alpha
+    size = np.abs(case.b) @ tug + y_b + np.abs(alpha)
     constants = [-y_b * case.spendable, -lam * case.turnover, -mu * cap * cap / 2.0]
     constants += [-float(pull @ (case.b.T @ case.benchmark)), -float(pull @ w) / 2.0]
     rough = [abs(value) for value in constants[:3]]

@@ -15,7 +15,7 @@ import polars as pl
 
 from engine.conventions import FEASIBILITY, OPTIMALITY
 from engine.mandates.mandate import Mandate
-from engine.rebalance.bound import SQUARED_ERROR, UNIT, active_variance, lower_bound
+from engine.rebalance.bound import SQUARED_ERROR, UNIT, active_variance, lower_bound, value_and_scale
 from engine.rebalance.evidence import Case, Claim, Evidence, assemble
 
 LARGEST: Final = 1e6
@@ -33,9 +33,10 @@ class Verdict:
         accepted: Feasible within 1e-9 of NAV and within 1e-6 of the proven bound.
         objective: Value of the answer.
         lower_bound: No answer inside the limits is below it.
-        relative_gap: ``(objective - lower_bound) / scale``.
+        relative_gap: ``(objective - lower_bound) / scale``, the scale at least 1e-8.
         max_violation: Largest violation of a limit, fraction of NAV.
         worst_limit: The limit most violated.
+        scale: Size of the objective's parts, each counted as positive.
     """
 
     accepted: bool
@@ -44,6 +45,7 @@ class Verdict:
     relative_gap: float
     max_violation: float
     worst_limit: str
+    scale: float = 0.0
 
 
 def certify(
@@ -62,7 +64,7 @@ def certify(
 
         p* >= sum_i min_{lo<=t<=up} [ gamma/2 d_i (t - xb_i)^2 + s_i t + kap_i |t - x0_i| ]
               - gamma (w'F B'xb + w'F w / 2) - y_b spendable - y'b - lam tau
-        s = gamma B F w + y_b 1 + A'y       kap_i = k_i (1 / years + y_b) + lam
+        s = gamma B F w - alpha + y_b 1 + A'y       kap_i = k_i (1 / years + y_b) + lam
 
     ``w`` is the answer's own active factor exposure; an issuer with several lines enters
     like one more factor with its variance. A cap on the tracking error adds, for any ``mu >= 0``,
@@ -99,19 +101,15 @@ def judge_case(case: Case, claim: Claim) -> Verdict:
     """
     violation, worst = _violation(case)
     active = case.x - case.benchmark
-    objective = (
-        active_variance(case, active) * case.aversion / 2.0
-        + float(case.costs @ np.abs(case.x - case.start)) / case.years
-    )
-    scale = max(objective, SCALE_FLOOR)
+    objective, scale = value_and_scale(case, active)
     bound = max(
         lower_bound(case, duals, case.b.T @ active, [float(line @ active) for _, line in case.shared], risk=True)
         for duals in _candidates(_squared(case, claim.duals))
     )
-    gap = (objective - bound) / scale
+    gap = (objective - bound) / max(scale, SCALE_FLOOR)
     numbers = (objective, bound, gap, violation)
     accepted = all(map(math.isfinite, numbers)) and violation <= FEASIBILITY and gap <= OPTIMALITY
-    return Verdict(accepted, objective, bound, gap, violation, worst)
+    return Verdict(accepted, objective, bound, gap, violation, worst, scale)
 
 
 def prove_infeasible(

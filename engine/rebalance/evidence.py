@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from engine.conventions import MARKET, OFF_CURVE, UNCLASSIFIED, is_cash
 from engine.errors import ModelError
-from engine.mandates.mandate import LimitSet, Mandate
+from engine.mandates.mandate import LEAST_COST, LimitSet, Mandate
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,7 @@ class Case:
     turnover: float
     tracking_error: float | None
     aversion: float
+    alpha: Float[np.ndarray, " n"]
     years: float
 
 
@@ -187,10 +188,12 @@ def assemble(
         names=names,
         x=np.array([claim.weights.get(name, 0.0) for name in names]),
         start=start,
-        benchmark=start if index is None else np.array([index.get(name, 0.0) for name in names]),
+        benchmark=(0.0 if mandate.objective == "mean_variance" else 1.0) * start
+        if index is None
+        else np.array([index.get(name, 0.0) for name in names]),
         lower=np.array([low for low, _ in box]),
         upper=np.array([high for _, high in box]),
-        costs=np.array([evidence.half_spread_bps.get(name, mandate.costs.half_spread_bps) for name in names]) / 1e4,
+        costs=_costs(evidence, names, mandate),
         b=b,
         covariance=evidence.covariance,
         own=np.where(np.isin(issuers, several), 0.0, variance),
@@ -199,9 +202,17 @@ def assemble(
         spendable=1.0 - limits.cash.min,
         turnover=limits.turnover,
         tracking_error=limits.tracking_error,
-        aversion=mandate.risk_aversion,
+        aversion=mandate.risk_aversion if mandate.objective != "least_cost" else 0.0,
+        alpha=np.array([mandate.alpha.get(name, 0.0) for name in names]),
         years=mandate.costs.holding_years,
     )
+
+
+def _costs(evidence: Evidence, names: list[str], mandate: Mandate) -> Float[np.ndarray, " n"]:
+    """Half-spread of each name, fraction of the traded value; none is free where costs alone are minimised."""
+    least = LEAST_COST if mandate.objective == "least_cost" else 0.0
+    listed = [evidence.half_spread_bps.get(name, mandate.costs.half_spread_bps) / 1e4 for name in names]
+    return np.array([max(cost, least) for cost in listed])
 
 
 def _most_traded(evidence: Evidence, name: str, limits: LimitSet, nav: float) -> float:

@@ -10,7 +10,15 @@ from engine.axes import Axis
 from engine.conventions import UNCLASSIFIED
 from engine.curve.tiers import Curve
 from engine.errors import AlignmentError, ModelError
-from engine.mandates.mandate import LARGEST_EXPOSURE, ActiveBand, Band, ExposureBand, LimitSet, Mandate
+from engine.mandates.mandate import (
+    LARGEST_EXPOSURE,
+    LEAST_COST,
+    ActiveBand,
+    Band,
+    ExposureBand,
+    LimitSet,
+    Mandate,
+)
 from engine.rebalance.box import state_box
 from engine.risk.model import RiskModel
 
@@ -32,7 +40,7 @@ WIDE = (-LARGEST_EXPOSURE, LARGEST_EXPOSURE)
 class Problem:
     """The program of MATH 5 for one book, NAV 1, annual units.
 
-    minimise ``gamma/2 |R'(x - xb)|^2 + gamma/2 sum d_i (x_i - xb_i)^2 + k'|x - x0| / years``
+    minimise ``gamma/2 |R'(x - xb)|^2 + gamma/2 sum d_i (x_i - xb_i)^2 - alpha'x + k'|x - x0| / years``
     subject to ``lo <= x <= up``, ``1'x + k'|x - x0| <= spendable``, ``A x <= b`` and
     ``sum |x - x0| <= tau``.
 
@@ -40,14 +48,15 @@ class Problem:
         portfolio_id: The book.
         names: Axis of the candidate names: holdings, benchmark, buy list; no cash.
         start: ``x0``, today's weights.
-        benchmark: ``xb``; today's weights where there is none.
+        benchmark: ``xb``; where there is none today's weights, or zero under ``mean_variance``.
         lower: ``lo``.
         upper: ``up``; below ``lo`` where two limits conflict on a name.
         lower_kinds: Kind of the limit that sets each ``lo``.
         upper_kinds: Kind of the limit that sets each ``up``.
         costs: ``k``, fraction of the traded value.
         years: Holding period that spreads the costs.
-        aversion: ``gamma``.
+        aversion: ``gamma``; 0 under ``least_cost``.
+        alpha: Expected return a year.
         root: ``R``, ``(n_names, n_columns)``: exposures times a root of the factor
             covariance, then one column for each issuer with several lines.
         specific: ``d``, zero on the lines that have a column.
@@ -70,6 +79,7 @@ class Problem:
     costs: Float[np.ndarray, " n_names"]
     years: float
     aversion: float
+    alpha: Float[np.ndarray, " n_names"]
     root: Float[np.ndarray, "n_names n_columns"]
     specific: Float[np.ndarray, " n_names"]
     row_ids: tuple[str, ...]
@@ -141,6 +151,9 @@ def state_problem(
     at = model.securities.positions(names.labels, portfolio_id)
     start = np.array([weights.get(name, 0.0) for name in names.labels])
     costs = np.array([terms.half_spread_bps.get(name, mandate.costs.half_spread_bps) for name in names.labels]) / 1e4
+    if mandate.objective == "least_cost":
+        costs = np.maximum(costs, LEAST_COST)
+    unmeasured = np.zeros(len(names)) if mandate.objective == "mean_variance" else start
     root, specific = _risk(model, at)
     index = None if benchmark is None else np.array([benchmark.get(name, 0.0) for name in names.labels])
     if index is None and limits.active:
@@ -157,14 +170,15 @@ def state_problem(
         portfolio_id=portfolio_id,
         names=names,
         start=start,
-        benchmark=start if index is None else index,
+        benchmark=unmeasured if index is None else index,
         lower=box.lower,
         upper=box.upper,
         lower_kinds=box.lower_kinds,
         upper_kinds=box.upper_kinds,
         costs=costs,
         years=mandate.costs.holding_years,
-        aversion=mandate.risk_aversion,
+        aversion=0.0 if mandate.objective == "least_cost" else mandate.risk_aversion,
+        alpha=np.array([mandate.alpha.get(name, 0.0) for name in names.labels]),
         root=root,
         specific=specific,
         row_ids=tuple(row.limit_id for row in rows),

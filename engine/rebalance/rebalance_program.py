@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from engine.rebalance.problem import BUDGET, TRACKING_ERROR, TURNOVER, Problem
 
-Shape = tuple[int, int, int, bool]
+Shape = tuple[int, int, int, bool, frozenset[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class RawAnswer:
 
 
 class RebalanceProgram:
-    """One compiled shape: (names, risk columns, rows, tracking-error cap), in trades ``z = (x - x0) / unit``.
+    """One compiled shape: (names, risk columns, rows, tracking-error cap, terms), in trades ``z = (x - x0) / unit``.
 
     Trades, not weights, are the variables: a tracker whose trades are a millionth of NAV is
     then as well scaled as a book that turns over a third.
@@ -65,7 +65,7 @@ class RebalanceProgram:
     """
 
     def __init__(self, shape: Shape) -> None:
-        n, k, m, self.capped = shape
+        n, k, m, self.capped, self.terms = shape
         self.z, self.t, self.y = cp.Variable(n), cp.Variable(n), cp.Variable(k)
         self.excess = cp.Variable(nonneg=True)
         self.root, self.root_b = cp.Parameter((k, n)), cp.Parameter(k)
@@ -76,11 +76,13 @@ class RebalanceProgram:
         self.rows, self.bounds = cp.Parameter((m, n)), cp.Parameter(m)
         self.spendable, self.turnover = cp.Parameter(), cp.Parameter()
         self.radius, self.radius_unit = cp.Parameter(), cp.Parameter(nonneg=True)
-        objective = (
-            cp.sum_squares(self.y) / 2.0
-            + cp.sum_squares(cp.multiply(self.sd, self.z) - self.sd_b) / 2.0
-            + self.linear_costs @ self.t
-        )
+        self.alpha = cp.Parameter(n)
+        objective = self.linear_costs @ self.t
+        if "risk" in self.terms:
+            own = cp.multiply(self.sd, self.z) - self.sd_b
+            objective = cp.sum_squares(self.y) / 2.0 + cp.sum_squares(own) / 2.0 + objective
+        if "alpha" in self.terms:
+            objective -= self.alpha @ self.z
         self.limits = self._limits(0.0)
         link = [self.y == self.root @ self.z - self.root_b]
         self.problem = cp.Problem(cp.Minimize(objective), [*self.limits, *self._box(), *link])
@@ -133,13 +135,15 @@ class RebalanceProgram:
         return RawAnswer(weights, duals, slack, solver, str(which.status), int(steps or 0))
 
     def _load(self, problem: Problem, scale: float, unit: float, margin: float) -> None:
-        factor = np.sqrt(problem.aversion * scale)
+        # Without risk in the objective the risk is that of the cap alone, in its own unit.
+        factor = np.sqrt(problem.aversion * scale) if "risk" in self.terms else 1.0
         root = problem.root.T * factor
         sd = np.sqrt(problem.specific) * factor
         gap = problem.benchmark - problem.start
         self.root.value, self.root_b.value = root * unit, root @ gap
         self.sd.value, self.sd_b.value = sd * unit, sd * gap
         self.linear_costs.value = problem.costs * (scale * unit / problem.years)
+        self.alpha.value = problem.alpha * (scale * unit)
         self.costs.value = problem.costs
         self.lower.value = (problem.lower - problem.start) / unit
         self.upper.value = (problem.upper - problem.start) / unit
@@ -164,7 +168,9 @@ class RebalanceProgram:
 
 def shape_of(problem: Problem) -> Shape:
     """The shape that decides which compiled program fits."""
-    return len(problem.names), problem.root.shape[1], len(problem.row_ids), problem.tracking_error is not None
+    terms = {"risk": problem.aversion > 0.0, "alpha": problem.alpha.any()}
+    asked = frozenset(name for name, is_there in terms.items() if is_there)
+    return len(problem.names), problem.root.shape[1], len(problem.row_ids), problem.tracking_error is not None, asked
 
 
 def _options(solver: str, tolerance: float) -> dict[str, float | int]:

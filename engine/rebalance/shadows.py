@@ -15,7 +15,7 @@ def marginal_costs(
 
     With the multipliers ``y`` of the rows, ``y_b`` of the budget and ``lam`` of the turnover::
 
-        s = (gamma + mu) Sigma (x - xb) + A'y + y_b        kap = k (1 / years + y_b) + lam
+        s = (gamma + mu) Sigma (x - xb) - alpha + A'y + y_b        kap = k (1 / years + y_b) + lam
         mu = (multiplier of the tracking error) / (tracking error)
         buying adds s + kap, selling -s + kap; a trade that is taken back gives its kap back
 
@@ -38,7 +38,7 @@ def marginal_costs(
     y_b = duals.get(BUDGET, 0.0)
     pressure = np.array([duals.get(name, 0.0) for name in problem.row_ids])
     risk = problem.root @ (problem.root.T @ active) + problem.specific * active
-    slope = problem.aversion * risk + problem.rows.T @ pressure + y_b
+    slope = problem.aversion * risk - problem.alpha + problem.rows.T @ pressure + y_b
     tracking_error = float(np.sqrt(max(active @ risk, 0.0)))
     if tracking_error > 0.0:
         slope = slope + duals.get(TRACKING_ERROR, 0.0) / tracking_error * risk

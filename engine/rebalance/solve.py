@@ -136,7 +136,7 @@ def solve_problem(problem: Problem, programs: Programs, *, judge: Judge, refute:
         if nearest is None or verdict.relative_gap < nearest.relative_gap:
             nearest = verdict
         unit = float(np.clip(np.abs(weights - problem.start).max(initial=0.0), SMALLEST_UNIT, 1.0))
-        scale = 1.0 / max(verdict.objective, SMALLEST_OBJECTIVE)
+        scale = 1.0 / max(verdict.scale, SMALLEST_OBJECTIVE)
     held = Answer("held", problem.start, {}, nearest, 0.0, last.solver, len(SHORTCUTS + LADDER) - 1, last.iterations)
     elastic = programs.fit(problem).solve(problem, Attempt("CLARABEL"), elastic=True)
     if elastic.weights is None or not np.isfinite(elastic.weights).all():

@@ -18,6 +18,7 @@ UNCHECKED = {
     "engine.contracts",
     "engine.curve.universe",
     "engine.intake",
+    "engine.mandates.costs",
     "engine.mandates.mandate",
     "engine.scenarios.drivers",
     "engine.scenarios.kinds",

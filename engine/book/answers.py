@@ -104,7 +104,7 @@ def trade_table(books: Portfolios, results: list[tuple[Problem, Answer]], securi
                     "portfolio_id": [problem.portfolio_id] * len(at),
                     "security_id": [problem.names.labels[i] for i in at],
                     "trade_weight": delta[at],
-                    "cost": problem.costs[at] * np.abs(delta[at]),
+                    "cost": (problem.costs[at] + problem.impact[at] * np.sqrt(np.abs(delta[at]))) * np.abs(delta[at]),
                     "reason": [_reason(problem, answer, int(i)) for i in at],
                 },
                 schema_overrides={"portfolio_id": pl.String, "security_id": pl.String, "reason": pl.String},

@@ -26,6 +26,11 @@ def show_mandate(screen: Console, mandate: Mandate, books: Sequence[str]) -> Non
         f"risk aversion {mandate.risk_aversion:g}; costs of {costs.half_spread_bps:g} bp where a name has no "
         f"half-spread, spread over {costs.holding_years:g} year{'s' if costs.holding_years != 1.0 else ''}"
     )
+    if costs.impact > 0.0:
+        screen.print(
+            f"market impact: {costs.impact:g} daily volatilities times the root of the share of a day's volume; "
+            f"{costs.unknown_volume_base:,.0f} a day where no volume is known"
+        )
     if mandate.objective != "minimum_active_risk":
         screen.print(f"objective: {mandate.objective.replace('_', ' ')}")
     if mandate.alpha:

@@ -7,6 +7,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from engine.documents import Strict, parse_document, suggestion
 from engine.errors import ConfigurationError
+from engine.mandates.costs import Costs
 from engine.mandates.priorities import LOWEST, check_priorities, priority_of
 
 LARGEST_EXPOSURE: Final = 10.0
@@ -211,13 +212,6 @@ class LimitSet(Strict):
         if tiers > 1.0 + 1e-12:
             raise ValueError(f"the tier and cash minima sum to {tiers:g} of NAV; at most 1 can be held")
         return self
-
-
-class Costs(Strict):
-    """Linear trading costs; a security without a half-spread pays ``half_spread_bps``."""
-
-    half_spread_bps: float = Field(default=5.0, ge=0.0, le=1000.0)
-    holding_years: float = Field(default=1.0, gt=0.0, le=30.0)
 
 
 class Mandate(Strict):

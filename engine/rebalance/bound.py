@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from engine.rebalance.evidence import Case
+from engine.rebalance.minima import Price, one_dimensional_minima
 
 SQUARED_ERROR: Final = "tracking_error^2"
 """Id of the multiplier ``mu`` of half the squared tracking error (MATH 6)."""
@@ -30,7 +31,9 @@ def value_and_scale(case: Case, active: Float[np.ndarray, " n"]) -> tuple[float,
         active: ``a = x - xb``.
     """
     paid = active_variance(case, active) * case.aversion / 2.0
-    paid += float(case.costs @ np.abs(case.x - case.start)) / case.years
+    traded = np.abs(case.x - case.start)
+    paid += float(case.costs @ traded) / case.years
+    paid += float(case.impact @ (traded * np.sqrt(traded))) / case.years
     return paid - float(case.alpha @ case.x), paid + float(np.abs(case.alpha) @ np.abs(active))
 
 
@@ -66,29 +69,13 @@ def lower_bound(
         constants.append(-y * bound)
         rough.append(abs(y * bound))
     kink = case.costs * ((1.0 / case.years if risk else 0.0) + y_b) + lam
-    minima, reach = _one_dimensional_minima(case, s, kink, gamma * case.own)
+    impact = case.impact * (1.0 / case.years if risk else 0.0)
+    minima, reach = one_dimensional_minima(case, Price(gamma * case.own, s, kink, impact))
     depth = 2 * len(w) + len(case.rows) + len(case.shared) + len(case.names) + 16
     # The benchmark is in it because the bound of an active budget is a sum over the benchmark.
     widest = np.max(np.abs([case.lower, case.upper, case.start, case.benchmark]), axis=0)
     allowance = 2.0 * depth * UNIT * (math.fsum(size * widest) + math.fsum(reach) + math.fsum(rough))
     return math.fsum(minima) + math.fsum(constants) - allowance - _indefinite(case, gamma, w)
-
-
-def _one_dimensional_minima(
-    case: Case, s: Float[np.ndarray, " n"], kink: Float[np.ndarray, " n"], curve: Float[np.ndarray, " n"]
-) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """``min over [lo, up] of curve/2 (t - xb)^2 + s t + kink |t - x0|`` and the size of its terms."""
-    safe = np.where(curve > 0.0, curve, 1.0)
-    stationary = [np.where(curve > 0.0, case.benchmark - (s + sign * kink) / safe, case.lower) for sign in (1.0, -1.0)]
-    best = np.full(len(case.names), np.inf)
-    reach = np.zeros(len(case.names))
-    for t in (case.lower, case.upper, case.start, *stationary):
-        at = np.clip(t, case.lower, case.upper)
-        terms = (curve / 2.0 * (at - case.benchmark) ** 2, s * at, kink * np.abs(at - case.start))
-        value = terms[0] + terms[1] + terms[2]
-        reach = np.where(value < best, np.abs(terms[0]) + np.abs(terms[1]) + np.abs(terms[2]), reach)
-        best = np.minimum(best, value)
-    return best, reach
 
 
 def _indefinite(case: Case, gamma: float, w: Float[np.ndarray, " k"]) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from engine.conventions import MARKET, OFF_CURVE, UNCLASSIFIED, is_cash
+from engine.conventions import MARKET, OFF_CURVE, TRADING_DAYS, UNCLASSIFIED, is_cash
 from engine.errors import ModelError
 from engine.mandates.mandate import LEAST_COST, LimitSet, Mandate
 
@@ -74,6 +74,7 @@ class Case:
     lower: Float[np.ndarray, " n"]
     upper: Float[np.ndarray, " n"]
     costs: Float[np.ndarray, " n"]
+    impact: Float[np.ndarray, " n"]
     b: Float[np.ndarray, "n k"]
     covariance: Float[np.ndarray, "k k"]
     own: Float[np.ndarray, " n"]
@@ -194,6 +195,7 @@ def assemble(
         lower=np.array([low for low, _ in box]),
         upper=np.array([high for _, high in box]),
         costs=_costs(evidence, names, mandate),
+        impact=np.array([_impact(evidence, name, mandate, nav) for name in names]),
         b=b,
         covariance=evidence.covariance,
         own=np.where(np.isin(issuers, several), 0.0, variance),
@@ -213,6 +215,16 @@ def _costs(evidence: Evidence, names: list[str], mandate: Mandate) -> Float[np.n
     least = LEAST_COST if mandate.objective == "least_cost" else 0.0
     listed = [evidence.half_spread_bps.get(name, mandate.costs.half_spread_bps) / 1e4 for name in names]
     return np.array([max(cost, least) for cost in listed])
+
+
+def _impact(evidence: Evidence, name: str, mandate: Mandate, nav: float) -> float:
+    """What trading the whole NAV of one name in a day would move its price by, fraction."""
+    if mandate.costs.impact == 0.0:
+        return 0.0
+    exposure = evidence.exposures[name]
+    daily = (float(exposure @ evidence.covariance @ exposure) + evidence.variance[name]) / TRADING_DAYS
+    volume = evidence.volume.get(name) or mandate.costs.unknown_volume_base
+    return mandate.costs.impact * math.sqrt(daily) * math.sqrt(nav / volume)
 
 
 def _most_traded(evidence: Evidence, name: str, limits: LimitSet, nav: float) -> float:

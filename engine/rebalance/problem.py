@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from engine.axes import Axis
-from engine.conventions import UNCLASSIFIED
+from engine.conventions import TRADING_DAYS, UNCLASSIFIED
 from engine.curve.tiers import Curve
 from engine.errors import AlignmentError, ModelError
 from engine.mandates.mandate import (
@@ -40,7 +40,8 @@ WIDE = (-LARGEST_EXPOSURE, LARGEST_EXPOSURE)
 class Problem:
     """The program of MATH 5 for one book, NAV 1, annual units.
 
-    minimise ``gamma/2 |R'(x - xb)|^2 + gamma/2 sum d_i (x_i - xb_i)^2 - alpha'x + k'|x - x0| / years``
+    minimise ``gamma/2 |R'(x - xb)|^2 + gamma/2 sum d_i (x_i - xb_i)^2 - alpha'x
+    + (k'|x - x0| + c'|x - x0|^(3/2)) / years``
     subject to ``lo <= x <= up``, ``1'x + k'|x - x0| <= spendable``, ``A x <= b`` and
     ``sum |x - x0| <= tau``.
 
@@ -54,6 +55,7 @@ class Problem:
         lower_kinds: Kind of the limit that sets each ``lo``.
         upper_kinds: Kind of the limit that sets each ``up``.
         costs: ``k``, fraction of the traded value.
+        impact: ``c``, 0 where the mandate leaves impact out; the budget does not pay it.
         years: Holding period that spreads the costs.
         aversion: ``gamma``; 0 under ``least_cost``.
         alpha: Expected return a year.
@@ -77,6 +79,7 @@ class Problem:
     lower_kinds: tuple[str, ...]
     upper_kinds: tuple[str, ...]
     costs: Float[np.ndarray, " n_names"]
+    impact: Float[np.ndarray, " n_names"]
     years: float
     aversion: float
     alpha: Float[np.ndarray, " n_names"]
@@ -136,12 +139,12 @@ def state_problem(
         benchmark: Benchmark weights by name; None keeps the book near itself.
         mandate: Limits, costs, aversion, buy list.
         terms: Model, curve, shocks, spreads; a security without a spread pays the mandate's.
-        nav: Base currency; a mandate that limits participation needs it.
+        nav: Base currency; a mandate that limits participation or charges impact needs it.
 
     Raises:
         AlignmentError: the model does not know a name of the benchmark or the buy list.
         ModelError: a limit is active and there is no benchmark, or participation is limited
-            and there is no NAV.
+            or impact charged and there is no NAV.
     """
     model = terms.model
     limits = mandate.limits
@@ -176,6 +179,7 @@ def state_problem(
         lower_kinds=box.lower_kinds,
         upper_kinds=box.upper_kinds,
         costs=costs,
+        impact=_impact(names, (root**2).sum(axis=1) + specific, mandate, terms.volumes, nav),
         years=mandate.costs.holding_years,
         aversion=0.0 if mandate.objective == "least_cost" else mandate.risk_aversion,
         alpha=np.array([mandate.alpha.get(name, 0.0) for name in names.labels]),
@@ -202,6 +206,24 @@ def _capacity(
     unknown = np.inf if participation.unknown_volume == "allow" else 0.0
     daily = np.array([volumes.get(name, np.nan) for name in names.labels])
     return np.where(np.isnan(daily), unknown, participation.max_share * daily / nav)
+
+
+def _impact(
+    names: Axis,
+    variance: Float[np.ndarray, " n_names"],
+    mandate: Mandate,
+    volumes: Mapping[str, float],
+    nav: float | None,
+) -> Float[np.ndarray, " n_names"]:
+    """``c``: coefficient times a day's volatility times ``sqrt(NAV / ADV)``, by name."""
+    costs = mandate.costs
+    if costs.impact == 0.0:
+        return np.zeros(len(names))
+    if nav is None:
+        raise ModelError(f"mandate {mandate.id}: impact needs the NAV of the book")
+    daily = np.array([volumes.get(name, 0.0) for name in names.labels])
+    volume = np.where(daily > 0.0, daily, costs.unknown_volume_base)
+    return costs.impact * np.sqrt(variance / TRADING_DAYS * nav / volume)
 
 
 def _risk(

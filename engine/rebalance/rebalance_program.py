@@ -72,6 +72,7 @@ class RebalanceProgram:
         self.sd, self.sd_b = cp.Parameter(n, nonneg=True), cp.Parameter(n)
         self.linear_costs = cp.Parameter(n, nonneg=True)
         self.costs = cp.Parameter(n, nonneg=True)
+        self.impact = cp.Parameter(n, nonneg=True)
         self.lower, self.upper = cp.Parameter(n), cp.Parameter(n)
         self.rows, self.bounds = cp.Parameter((m, n)), cp.Parameter(m)
         self.spendable, self.turnover = cp.Parameter(), cp.Parameter()
@@ -83,6 +84,8 @@ class RebalanceProgram:
             objective = cp.sum_squares(self.y) / 2.0 + cp.sum_squares(own) / 2.0 + objective
         if "alpha" in self.terms:
             objective -= self.alpha @ self.z
+        if "impact" in self.terms:
+            objective += self.impact @ cp.power(self.t, 1.5, approx=False)
         self.limits = self._limits(0.0)
         link = [self.y == self.root @ self.z - self.root_b]
         self.problem = cp.Problem(cp.Minimize(objective), [*self.limits, *self._box(), *link])
@@ -120,7 +123,8 @@ class RebalanceProgram:
         solver, scale, unit = attempt.solver, attempt.scale, attempt.unit
         self._load(problem, scale, unit, attempt.margin)
         which, limits = (self.elastic, self.elastic_limits) if elastic else (self.problem, self.limits)
-        with warnings.catch_warnings(), np.errstate(over="ignore"):
+        # cvxpy takes the power 3/2 of trades that the solver left a rounding below zero.
+        with warnings.catch_warnings(), np.errstate(over="ignore", invalid="ignore"):
             # No warm start: an answer must not depend on the books before it.
             # An inaccurate answer is judged by the certificate, not by a warning.
             warnings.simplefilter("ignore", UserWarning)
@@ -145,6 +149,7 @@ class RebalanceProgram:
         self.linear_costs.value = problem.costs * (scale * unit / problem.years)
         self.alpha.value = problem.alpha * (scale * unit)
         self.costs.value = problem.costs
+        self.impact.value = problem.impact * (scale * unit**1.5 / problem.years)
         self.lower.value = (problem.lower - problem.start) / unit
         self.upper.value = (problem.upper - problem.start) / unit
         self.rows.value = problem.rows
@@ -168,7 +173,7 @@ class RebalanceProgram:
 
 def shape_of(problem: Problem) -> Shape:
     """The shape that decides which compiled program fits."""
-    terms = {"risk": problem.aversion > 0.0, "alpha": problem.alpha.any()}
+    terms = {"risk": problem.aversion > 0.0, "alpha": problem.alpha.any(), "impact": problem.impact.any()}
     asked = frozenset(name for name, is_there in terms.items() if is_there)
     return len(problem.names), problem.root.shape[1], len(problem.row_ids), problem.tracking_error is not None, asked
 

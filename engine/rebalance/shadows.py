@@ -15,7 +15,8 @@ def marginal_costs(
 
     With the multipliers ``y`` of the rows, ``y_b`` of the budget and ``lam`` of the turnover::
 
-        s = (gamma + mu) Sigma (x - xb) - alpha + A'y + y_b        kap = k (1 / years + y_b) + lam
+        s = (gamma + mu) Sigma (x - xb) - alpha + A'y + y_b + 3/2 c sign(x - x0) sqrt|x - x0| / years
+        kap = k (1 / years + y_b) + lam
         mu = (multiplier of the tracking error) / (tracking error)
         buying adds s + kap, selling -s + kap; a trade that is taken back gives its kap back
 
@@ -42,8 +43,9 @@ def marginal_costs(
     tracking_error = float(np.sqrt(max(active @ risk, 0.0)))
     if tracking_error > 0.0:
         slope = slope + duals.get(TRACKING_ERROR, 0.0) / tracking_error * risk
-    kink = problem.costs * (1.0 / problem.years + y_b) + duals.get(TURNOVER, 0.0)
     moved = np.sign(weights - problem.start)
+    slope = slope + moved * 1.5 * problem.impact * np.sqrt(np.abs(weights - problem.start)) / problem.years
+    kink = problem.costs * (1.0 / problem.years + y_b) + duals.get(TURNOVER, 0.0)
     return slope + np.where(moved < 0.0, -kink, kink), -slope + np.where(moved > 0.0, -kink, kink)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from exactly import full_bound
 from scipy.optimize import minimize_scalar
-from test_certificate import NAV, PROGRAMS, Book, second_opinion, some_duals, tight_book
+from test_certificate import NAV, Book, second_opinion, some_duals, tight_book
 from test_limits import solved
 from test_mandates import HEAD, faults_of, read
 from test_objectives import refusals

@@ -62,7 +62,7 @@ def certify(
     For any multipliers ``y >= 0`` (``y_b`` of the budget), ``lam >= 0`` and any ``w``, with
     the inequality ``b'Fb / 2 >= w'F b - w'F w / 2`` of a positive semi-definite ``F``::
 
-        p* >= sum_i min_{lo<=t<=up} [ gamma/2 d_i (t - xb_i)^2 + s_i t + kap_i |t - x0_i| + c_i / years |t - x0_i|^(3/2) ]
+        p* >= sum_i min_{lo<=t<=up} [ gamma/2 d_i (t - xb_i)^2 + s_i t + kap_i |t - x0_i| + c_i/years |t - x0_i|^(3/2) ]
               - gamma (w'F B'xb + w'F w / 2) - y_b spendable - y'b - lam tau
         s = gamma B F w - alpha + y_b 1 + A'y       kap_i = k_i (1 / years + y_b) + lam
 

@@ -85,14 +85,17 @@ class Trades:
 def is_plain(problem: Problem) -> bool:
     """True where the problem has linear costs and linear limits only, on weights that are bounded.
 
-    A field that this program does not know must be None, empty or at its default: a term that
+    A field that this program does not know must be None, empty, zero or at its default: a term that
     was added to the problem and not here is left to the modelling layer.
     """
     for field in fields(problem):
         value = getattr(problem, field.name)
         if field.name in KNOWN or value is None:
             continue
-        if isinstance(value, np.ndarray | tuple | dict):
+        if isinstance(value, np.ndarray):
+            if value.any():
+                return False
+        elif isinstance(value, tuple | dict):
             if len(value):
                 return False
         elif field.default is MISSING or value != field.default:

@@ -179,7 +179,10 @@ def _budgets(
     budgets = measured.filter(pl.col("measured_loss").is_not_null() & pl.col("budget").is_not_null())
     if not budgets.height:
         raise UsageError(f"no book has a budget on {outcome.scenario.id} in its mandate; give one with --budget 0.05")
+    robust = budgets.filter(pl.col("margin") > 0.0)["portfolio_id"]
+    words = "its budget counts specific risk as loss; the overlay's own is not in it, so measure the book again after"
     notices = (
+        *(Notice("hedge.robust", "warn", words, "mandates", book) for book in robust),
         *(replace(notice, severity="warn") for notice in unusable),
         *unmeasured_budgets(portfolios, loaded.mandates, benchmarks),
     )

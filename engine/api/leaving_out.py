@@ -71,6 +71,8 @@ def _without(mandate: Mandate, limit_id: str) -> Mandate:
             change = {"weights": {**limits.weights, name: _opened(band, side)}}
         case ["stress", *_]:
             change = {"stress": tuple(budget for budget in limits.stress if budget.limit_id != limit_id)}
+        case ["shortfall", *_]:
+            change = {"shortfall": tuple(one for one in limits.shortfall if one.limit_id != limit_id)}
         case ["tracking_error"]:
             change = {"tracking_error": None}
         case ["participation", *_]:
@@ -78,7 +80,7 @@ def _without(mandate: Mandate, limit_id: str) -> Mandate:
         case _:
             raise UsageError(
                 f"limit {limit_id!r} cannot be left out by itself; turnover, cash, tier, weight, stress, "
-                "tracking_error and participation can"
+                "shortfall, tracking_error and participation can"
             )
     return mandate.model_copy(update={"limits": limits.model_copy(update=change)})
 

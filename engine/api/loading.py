@@ -120,10 +120,12 @@ def load_universe(
         raise ModelError(f"model: it has no tier {', '.join(missing)} of universe.yaml; run engine calibrate again")
     curve = curve.with_declared(checked.memberships)
     library = read_library(folder.folder_texts("scenarios"), scenario_vocabulary(model, curve))
+    mandate_texts = folder.folder_texts("mandates")
     mandates = read_mandates(
-        folder.folder_texts("mandates"),
+        mandate_texts,
         {
             "scenario": library.ids,
+            "tree": tree_vocabulary(library, mandate_texts),
             "bucket": curve.buckets.labels,
             "security": tuple(sorted({*model.securities.labels, *checked.securities["security_id"].to_list()})),
             "sector": (*sorted(checked.securities["gics_sector"].drop_nulls().unique().to_list()), UNCLASSIFIED),
@@ -201,9 +203,14 @@ def scenario_vocabulary(model: RiskModel, curve: Curve) -> dict[str, tuple[str, 
     return {"factor": model.factors.labels, "tier": curve.tiers.labels, "security": model.securities.labels}
 
 
+def tree_vocabulary(library: ScenarioLibrary, mandates: Mapping[str, str]) -> tuple[str, ...]:
+    """The trees among the scenarios; none where no mandate speaks of a shortfall, for that reads every file."""
+    return library.trees if any("shortfall" in text for text in mandates.values()) else ()
+
+
 def _horizons(library: ScenarioLibrary, mandates: Mapping[str, Mandate]) -> dict[str, int]:
     """Trading days of the scenarios for which a budget states a horizon; those that are wrong have none."""
-    budgets = [budget for mandate in mandates.values() for budget in mandate.limits.stress]
+    budgets = [budget for mandate in mandates.values() for budget in mandate.limits.budgets]
     named = sorted({budget.scenario for budget in budgets if budget.horizon_days is not None})
     picked = library.pick(named)[0] if named else []
     return {scenario.id: scenario.body.horizon_days for scenario in picked}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from engine.api.loading import load_model, scenario_vocabulary
+from engine.api.loading import load_model, scenario_vocabulary, tree_vocabulary
 from engine.documents import suggestion
 from engine.errors import ConfigurationError, UsageError
 from engine.mandates.mandate import Mandate, check_horizons, read_mandates
@@ -87,8 +87,9 @@ def show_rules(rules: Rules, name: str) -> tuple[Mandate, tuple[str, ...]]:
         known = sorted(rules.texts)
         raise UsageError(f"unknown mandate {name!r}{suggestion(name, known)}")
     source, text = rules.texts[name]
-    mandate = read_mandates({source: text}, rules.vocabulary)[name]
-    dated = [budget.scenario for budget in mandate.limits.stress if budget.horizon_days is not None]
+    vocabulary = {**rules.vocabulary, "tree": tree_vocabulary(rules.library, {source: text})}
+    mandate = read_mandates({source: text}, vocabulary)[name]
+    dated = [budget.scenario for budget in mandate.limits.budgets if budget.horizon_days is not None]
     picked = rules.library.pick(dated)[0] if dated else []
     check_horizons({name: mandate}, {scenario.id: scenario.body.horizon_days for scenario in picked})
     if "mandate_id" not in rules.portfolios.columns:

@@ -52,7 +52,7 @@ def rebalance_portfolios(
         DataError: no book can be measured.
     """
     books = loaded.only(only)
-    budgeted = {budget.scenario for mandate in loaded.mandates.values() for budget in mandate.limits.stress}
+    budgeted = {budget.scenario for mandate in loaded.mandates.values() for budget in mandate.limits.budgets}
     settings = loaded.universe.settings.stress
     if settings.whipsaw is None and WHIPSAW in loaded.library.ids:
         settings = settings.model_copy(update={"whipsaw": WHIPSAW})

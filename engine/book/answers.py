@@ -138,6 +138,8 @@ def _reason(problem: Problem, answer: Answer, i: int) -> str:
     if problem.tracking_error is not None:
         slope = float(gradient) / max(float(np.sqrt(_active_variance(problem, answer.weights))), 1e-12)
         pushes[f"limit {TRACKING_ERROR}"] = -direction * answer.duals.get(TRACKING_ERROR, 0.0) * slope
+    for cone in problem.cones:
+        pushes[f"limit {cone.limit_id}"] = -direction * float(cone.pressure(answer.weights, answer.duals)[i])
     pushes[f"limit {BUDGET}"] = -direction * answer.duals.get(BUDGET, 0.0)
     if problem.start[i] > problem.upper[i]:
         return f"limit {problem.upper_id(i)}"
@@ -217,6 +219,10 @@ def _uses(problem: Problem, answer: Answer) -> list[_Use]:
     if problem.tracking_error is not None:
         before, after = (float(np.sqrt(_active_variance(problem, weights))) for weights in (x0, x))
         uses.append(_Use(TRACKING_ERROR, TRACKING_ERROR, 1, problem.tracking_error, before, after))
+    uses += [
+        _Use(cone.limit_id, cone.limit_id.split(":")[0], 1, cone.bound, cone.used(x0), cone.used(x))
+        for cone in problem.cones
+    ]
     for name, row, bound in zip(problem.row_ids, problem.rows, problem.bounds, strict=True):
         kind, before, after = name.split(":")[0], float(row @ x0), float(row @ x)
         own = float(row @ problem.benchmark) if name.endswith(":active") or kind.startswith(ACTIVE) else 0.0

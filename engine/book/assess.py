@@ -121,7 +121,9 @@ def _with_models(stress: pl.DataFrame, by_model: pl.DataFrame) -> pl.DataFrame:
     ranges = by_model.group_by("portfolio_id", "scenario_id").agg(
         pl.col("pnl_frac").min().alias("model_low"), pl.col("pnl_frac").max().alias("model_high")
     )
-    allowed = pl.col("budget") + FEASIBILITY
+    # What a robust budget counts as loss besides the P&L is the same under every model.
+    margin = pl.col("measured_loss") + pl.col("pnl_frac")
+    allowed = pl.col("budget") - margin + FEASIBILITY
     some, every = -pl.col("model_low") > allowed, -pl.col("model_high") > allowed
     return stress.join(ranges, on=["portfolio_id", "scenario_id"], how="left", validate="1:1").with_columns(
         # The second models' range is that of the whole loss; it says nothing of a loss against the benchmark.

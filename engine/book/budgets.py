@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 
+from engine.book.margins import robust_margins
 from engine.conventions import FEASIBILITY
 from engine.intake import Notice
 from engine.mandates.mandate import Mandate
@@ -22,7 +23,8 @@ def with_budgets(
     """The table ``stress`` with budget, its kind, the loss that it limits, and whether it is breached.
 
     An absolute budget limits ``-r'w``, an active one ``-r'(w - wb)``, with the benchmark's weights
-    ``wb`` (MATH 5). A portfolio with an active budget and no usable benchmark keeps the budget with
+    ``wb`` (MATH 5); a robust one adds ``robust_margins``, so that the measured loss is what a
+    rebalance keeps inside the budget. A portfolio with an active budget and no usable benchmark keeps the budget with
     no measured loss; ``unmeasured_budgets`` says so.
 
     Args:
@@ -54,13 +56,16 @@ def with_budgets(
         how="left",
         validate="m:1",
     )
+    margins = robust_margins(portfolios, outcomes, mandates, benchmarks)
+    frame = frame.join(margins, on=["portfolio_id", "scenario_id"], how="left", validate="m:1")
     loss = (
         pl.when(pl.col("budget_kind") == "absolute")
         .then(-pl.col("pnl_frac"))
         .when(pl.col("budget_kind") == "active")
         .then(pl.col("benchmark_return") - pl.col("pnl_frac"))
     )
-    return frame.with_columns(loss.alias("measured_loss")).with_columns(
+    measured = loss + pl.col("margin").fill_null(0.0)
+    return frame.with_columns(measured.alias("measured_loss")).with_columns(
         (pl.col("measured_loss") > pl.col("budget") + FEASIBILITY).fill_null(False).alias("breach")
     )
 

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import polars as pl
+from scipy.sparse import csr_array
 
 from engine.book.answers import (
     certificate_table,
@@ -18,6 +20,7 @@ from engine.book.answers import (
 from engine.book.assess import Yardstick, assess, shock_table, summarise
 from engine.book.breaches import gave_way, why_not
 from engine.book.budgets import unmeasured_budgets
+from engine.book.leaves import horizon_table, leaf_table
 from engine.book.whipsaw import price_whipsaws
 from engine.contracts import CONTRACTS, empty
 from engine.curve.tiers import Curve
@@ -25,8 +28,9 @@ from engine.curve.universe import StressSettings
 from engine.intake import Notice, notices_frame
 from engine.mandates.mandate import Mandate
 from engine.rebalance.certificate import certify, prove_infeasible
+from engine.rebalance.cones import Tree
 from engine.rebalance.conflict import Conflict, Court
-from engine.rebalance.evidence import Evidence, gather_evidence
+from engine.rebalance.evidence import Evidence, gather_evidence, with_scenarios
 from engine.rebalance.problem import Problem, Terms, state_problem
 from engine.rebalance.relax import Bench, settle
 from engine.rebalance.relaxed_certificate import certify_relaxed
@@ -117,8 +121,15 @@ def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.Da
         half_spread_bps=dict(task.securities.select("security_id", "half_spread_bps").drop_nulls().iter_rows()),
         volumes=dict(task.securities.select("security_id", "adv_base").drop_nulls().iter_rows()),
         sectors=dict(task.securities.select("security_id", "gics_sector").drop_nulls().iter_rows()),
+        trees={one.scenario.id: _tree(one, funds) for one in task.outcomes if one.branches},
+        horizons={one.scenario.id: one.scenario.body.horizon_days for one in task.outcomes},
     )
-    desk = _Desk(terms, _evidence(terms, moves, task), benchmarks, Bench())
+    evidence = with_scenarios(
+        _evidence(terms, moves, task),
+        leaves=leaf_table(portfolios, task.outcomes),
+        horizons=horizon_table(task.outcomes),
+    )
+    desk = _Desk(terms, evidence, benchmarks, Bench())
     tried = [case for case in cases if case.portfolio_id not in aside]
     settled = [_rebalance_one(case, desk) for case in tried]
     results = [(problem, answer) for problem, answer, _ in settled]
@@ -242,6 +253,16 @@ def _rebalance_one(case: _Case, desk: _Desk) -> tuple[Problem, Answer, Conflict 
     return problem, settlement.answer, settlement.conflict
 
 
+def _tree(outcome: Outcome, funds: csr_array | None) -> Tree:
+    """The leaves of a tree; a fund moves as what it holds."""
+    totals = np.array([leaf.total for _, leaf in outcome.branches])
+    return Tree(
+        leaves=tuple(leaf.scenario.id for _, leaf in outcome.branches),
+        probability=np.array([probability for probability, _ in outcome.branches]),
+        totals=totals if funds is None else (funds @ totals.T).T,
+    )
+
+
 def _navs(books: Portfolios) -> pl.DataFrame:
     return pl.DataFrame({"portfolio_id": books.ids.labels, "nav": books.nav})
 
@@ -273,7 +294,7 @@ def _unfit(
         first = ", ".join(overlay["security_id"].head(3).to_list())
         faults["book.derivative"] = f"{first}: exposure_base differs from market_value_base; only cash lines are traded"
     have = {outcome.scenario.id for outcome in task.outcomes}
-    if missing := sorted({budget.scenario for budget in limits.stress} - have):
+    if missing := sorted({budget.scenario for budget in limits.budgets} - have):
         faults["book.scenario"] = f"mandate {case.mandate.id} budgets {', '.join(missing)}, which cannot run"
     if strangers := books.model.securities.missing({*case.mandate.buy_list, *limits.named}):
         faults["book.unmodelled"] = (

@@ -50,8 +50,14 @@ def _limits(mandate: Mandate) -> list[str]:
     for budget in sorted(limits.stress, key=lambda budget: budget.scenario):
         against = " more than the benchmark" if budget.kind == "active" else ""
         days = "" if budget.horizon_days is None else f" over {budget.horizon_days} trading days"
-        lines.append(f"under {budget.scenario}: loses at most {_share(budget.max_loss)}{against}{days}")
-    said = {"max_weight", "weights", "turnover", "cash", "tiers", "stress"}
+        noise = f", {budget.robust:g} standard deviations of specific return counted as loss" if budget.robust else ""
+        lines.append(f"under {budget.scenario}: loses at most {_share(budget.max_loss)}{against}{days}{noise}")
+    for limit in sorted(limits.shortfall, key=lambda limit: limit.scenario):
+        against = " more than the benchmark" if limit.kind == "active" else ""
+        days = "" if limit.horizon_days is None else f" over {limit.horizon_days} trading days"
+        where = f"in the worst {_share(1.0 - limit.level)} of {limit.scenario}" if limit.level else limit.scenario
+        lines.append(f"{where}: loses at most {_share(limit.max_loss)}{against}{days} on average")
+    said = {"max_weight", "weights", "turnover", "cash", "tiers", "stress", "shortfall"}
     others: dict[str, Any] = limits.model_dump(mode="json", exclude=said, exclude_defaults=True)
     return lines + [f"{name.replace('_', ' ')}: {value}" for name, value in others.items()]
 

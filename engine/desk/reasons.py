@@ -61,10 +61,10 @@ def show_left_out(screen: Console, tables: Mapping[str, pl.DataFrame], priced: p
 def words_of(limit: str) -> str:
     """A limit's id as the desk says it: ``tier:software:max`` reads the cap on software."""
     match limit.split(":"):
-        case ["stress", scenario]:
-            return f"the {scenario} budget"
-        case ["stress", scenario, "active"]:
-            return f"the active {scenario} budget"
+        case ["stress", scenario, *active]:
+            return f"the {'active ' if active else ''}{scenario} budget"
+        case ["shortfall", scenario, *active]:
+            return f"the {'active ' if active else ''}expected shortfall over {scenario}"
         case ["cash", side]:
             return f"the cash {side}imum"
         case ["tier" | "weight", name, side]:

@@ -76,13 +76,15 @@ class StressBudget(Strict):
     """The most a portfolio may lose under a scenario, as a fraction of NAV.
 
     ``absolute`` is the loss of the weights, ``active`` the loss of the weights less the
-    benchmark's. ``horizon_days`` is the horizon that the budget was set for.
+    benchmark's. ``horizon_days`` is the horizon that the budget was set for. ``robust`` counts
+    that many standard deviations of the specific return over the scenario's horizon as loss.
     """
 
     scenario: str
     max_loss: float = Field(gt=0.0, le=1.0)
     kind: Literal["absolute", "active"] = "absolute"
     horizon_days: int | None = Field(default=None, ge=1, le=252)
+    robust: float = Field(default=0.0, ge=0.0, le=10.0)
 
     @property
     def limit_id(self) -> str:
@@ -95,6 +97,37 @@ class StressBudget(Strict):
         known = (info.context or {}).get("scenario")
         if known is not None and name not in known:
             raise ValueError(f"unknown scenario {name!r}{suggestion(name, known)}")
+        return name
+
+
+class ShortfallLimit(Strict):
+    """The most a portfolio may lose on average over the worst leaves of a tree, as a fraction of NAV.
+
+    ``level`` 0.9 is the mean over the worst tenth of the leaves' probability, a leaf counting in
+    part where it straddles that mark; 0 is the mean over all of them. The rest as in ``StressBudget``.
+    """
+
+    scenario: str
+    level: float = Field(default=0.9, ge=0.0, le=0.999)
+    max_loss: float = Field(gt=0.0, le=1.0)
+    kind: Literal["absolute", "active"] = "absolute"
+    horizon_days: int | None = Field(default=None, ge=1, le=252)
+
+    @property
+    def limit_id(self) -> str:
+        """Its name among the limits of a book."""
+        return f"shortfall:{self.scenario}" + (":active" if self.kind == "active" else "")
+
+    @field_validator("scenario")
+    @classmethod
+    def _is_a_tree(cls, name: str, info: ValidationInfo) -> str:
+        context = info.context or {}
+        known, trees = context.get("scenario"), context.get("tree")
+        if known is not None and name not in known:
+            raise ValueError(f"unknown scenario {name!r}{suggestion(name, trees or known)}")
+        if trees is not None and name not in trees:
+            shown = f"trees are {', '.join(trees)}" if trees else "the library has no tree"
+            raise ValueError(f"shortfall:{name}: {name!r} is not a tree and has no leaves; {shown}")
         return name
 
 
@@ -140,6 +173,7 @@ class LimitSet(Strict):
     factors: dict[str, ExposureBand] = Field(default_factory=dict)
     active_factors: dict[str, ExposureBand] = Field(default_factory=dict)
     stress: tuple[StressBudget, ...] = ()
+    shortfall: tuple[ShortfallLimit, ...] = ()
     excluded: tuple[str, ...] = ()
     no_buy: tuple[str, ...] = ()
     no_sell: tuple[str, ...] = ()
@@ -156,12 +190,18 @@ class LimitSet(Strict):
         keys = ("active_weights", "active_tiers", "active_sectors", "active_factors")
         wide = () if self.max_active_weight == 1.0 else ("max_active_weight",)
         risk = () if self.tracking_error is None else ("tracking_error",)
-        return wide + tuple(key for key in keys if getattr(self, key)) + risk
+        tails = ("shortfall",) if any(limit.kind == "active" for limit in self.shortfall) else ()
+        return wide + tuple(key for key in keys if getattr(self, key)) + risk + tails
 
     @property
     def named(self) -> frozenset[str]:
         """The securities that a band of their own makes candidates, held or not."""
         return frozenset({*self.weights, *self.active_weights})
+
+    @property
+    def budgets(self) -> tuple[StressBudget | ShortfallLimit, ...]:
+        """Every limit on what a scenario may cost."""
+        return (*self.stress, *self.shortfall)
 
     @field_validator(*KEYS)
     @classmethod
@@ -186,9 +226,11 @@ class LimitSet(Strict):
                 raise ValueError(f"{', '.join(both)}: in excluded, which sells it, and in {key}; keep one")
         return self
 
-    @field_validator("stress")
+    @field_validator("stress", "shortfall")
     @classmethod
-    def _one_budget_each(cls, budgets: tuple[StressBudget, ...]) -> tuple[StressBudget, ...]:
+    def _one_budget_each(
+        cls, budgets: tuple[StressBudget | ShortfallLimit, ...]
+    ) -> tuple[StressBudget | ShortfallLimit, ...]:
         names = [budget.scenario for budget in budgets]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two budgets for {', '.join(twice)}; keep one")
@@ -280,7 +322,7 @@ def read_mandates(texts: Mapping[str, str], vocabulary: Mapping[str, tuple[str, 
     Args:
         texts: File name to text; ``diversified.yaml`` must hold the mandate ``diversified``.
         vocabulary: Known names by kind: ``scenario``, ``bucket`` (tiers and off_curve), ``security``,
-            ``sector`` (with unclassified), ``factor``.
+            ``sector`` (with unclassified), ``factor``, ``tree`` (scenarios that have leaves).
 
     Raises:
         ConfigurationError: every fault of every file; a limit that is wrong is no limit.
@@ -316,7 +358,7 @@ def check_horizons(mandates: Mapping[str, Mandate], horizons: Mapping[str, int])
         f"mandate {mandate.id}: its budget on {budget.scenario} is for {budget.horizon_days} trading days, "
         f"the scenario runs {horizons[budget.scenario]}; state the same horizon in both"
         for mandate in mandates.values()
-        for budget in mandate.limits.stress
+        for budget in mandate.limits.budgets
         if budget.horizon_days is not None and budget.scenario in horizons
         if budget.horizon_days != horizons[budget.scenario]
     ]

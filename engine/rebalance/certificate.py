@@ -7,7 +7,7 @@ for any multipliers, wrong ones only loosen it.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -16,6 +16,7 @@ import polars as pl
 from engine.conventions import FEASIBILITY, OPTIMALITY
 from engine.mandates.mandate import Mandate
 from engine.rebalance.bound import SQUARED_ERROR, UNIT, active_variance, lower_bound, value_and_scale
+from engine.rebalance.cone_bounds import Cones, read_cones
 from engine.rebalance.evidence import Case, Claim, Evidence, assemble
 
 LARGEST: Final = 1e6
@@ -70,7 +71,8 @@ def certify(
     like one more factor with its variance. A cap on the tracking error adds, for any ``mu >= 0``,
     ``mu/2 (a'Sigma a - te^2)``: ``gamma + mu`` for ``gamma`` and the constant ``- mu te^2 / 2``;
     the claim's multiplier of the volatility itself, over the volatility, is such a ``mu``. The cap's
-    violation is ``sqrt(a'Sigma a) - te``, volatility a year as a fraction of NAV.
+    violation is ``sqrt(a'Sigma a) - te``, volatility a year as a fraction of NAV. An expected
+    shortfall and a robust budget enter as the row that ``read_cones`` shows each to imply.
     Each minimum is closed form. An allowance for rounding is subtracted, so that the bound holds
     in exact arithmetic.
 
@@ -89,17 +91,20 @@ def certify(
     if strangers or not all(math.isfinite(weight) and abs(weight) < LARGEST for weight in claim.weights.values()):
         worst = f"weight:{strangers[0]}" if strangers else "weights that are not numbers"
         return Verdict(False, math.inf, -math.inf, math.inf, math.inf, worst)
-    return judge_case(assemble(evidence, holdings, nav, benchmark, mandate, claim), claim)
+    case = assemble(evidence, holdings, nav, benchmark, mandate, claim)
+    return judge_case(case, claim, read_cones(evidence, case, mandate, claim, benchmarked=benchmark is not None))
 
 
-def judge_case(case: Case, claim: Claim) -> Verdict:
+def judge_case(case: Case, claim: Claim, cones: Cones) -> Verdict:
     """Judge an answer by a case that was read anew: what ``certify`` proves, with the case's bounds.
 
     Args:
         case: From ``assemble``; limits that gave way are widened in it.
         claim: The answer.
+        cones: Its limits that are no rows.
     """
-    violation, worst = _violation(case)
+    violation, worst = _violation(case, cones)
+    case = replace(case, rows=[*case.rows, *cones.rows])
     active = case.x - case.benchmark
     objective, scale = value_and_scale(case, active)
     bound = max(
@@ -129,6 +134,8 @@ def prove_infeasible(
     that leave a name no weight at all are missed, one of them, by half of what lies between them.
     """
     case = assemble(evidence, holdings, nav, benchmark, mandate, claim)
+    cones = read_cones(evidence, case, mandate, claim, benchmarked=benchmark is not None)
+    case = replace(case, rows=[*case.rows, *cones.rows])
     apart = float((case.lower - case.upper).max(initial=0.0))
     if apart > FEASIBILITY:
         return apart / 2.0
@@ -167,13 +174,14 @@ def _candidates(duals: Mapping[str, float]) -> list[dict[str, float]]:
     return [clean, cut, dict.fromkeys(clean, 0.0)]
 
 
-def _violation(case: Case) -> tuple[float, str]:
+def _violation(case: Case, cones: Cones) -> tuple[float, str]:
     """The largest violation of any limit and its id, summed without cancellation."""
     traded = np.abs(case.x - case.start)
     found = {
         "cash:min": math.fsum(case.x) + math.fsum(case.costs * traded) - case.spendable,
         "turnover": math.fsum(traded) - case.turnover,
         **{name: math.fsum(row * case.x) - bound for name, row, bound in case.rows},
+        **cones.violation,
     }
     if case.tracking_error is not None:
         volatility = math.sqrt(max(active_variance(case, case.x - case.benchmark), 0.0))

@@ -8,7 +8,7 @@ and not a trade.
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
@@ -34,6 +34,8 @@ class Evidence:
         half_spread_bps: By security; absent where the table has none.
         sector: Listed sector by security; absent where the table has none.
         volume: Daily volume in base currency by security; absent where the table has none.
+        leaves: Probability and total return by security of each leaf, by scenario.
+        horizon: Trading days by scenario.
     """
 
     factors: tuple[str, ...]
@@ -46,6 +48,8 @@ class Evidence:
     half_spread_bps: Mapping[str, float]
     sector: Mapping[str, str]
     volume: Mapping[str, float]
+    leaves: Mapping[str, Mapping[str, tuple[float, Mapping[str, float]]]] = field(default_factory=dict)
+    horizon: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,8 @@ class Claim:
         weights: Weight after by name, without cash; a name that is absent is held at 0.
         duals: Multiplier by limit id: ``cash:min`` ``cash:max`` ``turnover``
             ``tracking_error`` ``tier:<t>:max|min`` ``stress:<s>`` ``stress:<s>:active``
-            ``sector|factor|active_tier|active_sector|active_factor:<key>:max|min``.
+            ``sector|factor|active_tier|active_sector|active_factor:<key>:max|min``
+            ``shortfall:<s>`` ``shortfall:<s>:active``, with ``:leaf:<leaf>`` after it that of a leaf.
     """
 
     weights: Mapping[str, float]
@@ -139,6 +144,23 @@ def gather_evidence(
     )
 
 
+def with_scenarios(evidence: Evidence, *, leaves: pl.DataFrame, horizons: pl.DataFrame) -> Evidence:
+    """The same with what a tree and a robust budget need besides ``shocks``.
+
+    Args:
+        evidence: From ``gather_evidence``.
+        leaves: ``scenario_id leaf_id probability security_id total``, a row a leaf and security.
+        horizons: ``scenario_id horizon_days``.
+    """
+    trees: dict[str, dict[str, tuple[float, Mapping[str, float]]]] = {}
+    keys = ("scenario_id", "leaf_id", "probability")
+    for (scenario, leaf, probability), rows in leaves.partition_by(keys, as_dict=True, maintain_order=True).items():
+        moves = dict(rows.select("security_id", "total").iter_rows())
+        trees.setdefault(str(scenario), {})[str(leaf)] = (float(probability), moves)
+    days = dict(horizons.select("scenario_id", "horizon_days").iter_rows())
+    return replace(evidence, leaves=trees, horizon=days)
+
+
 def assemble(
     evidence: Evidence,
     holdings: pl.DataFrame,
@@ -169,6 +191,8 @@ def assemble(
         share = _shares(evidence, names, tier)
         rows += [(f"tier:{tier}:max", share, band.max), (f"tier:{tier}:min", -share, -band.min)]
     for budget in limits.stress:
+        if budget.robust > 0.0:
+            continue  # a cone, not a row
         moves = evidence.shocks[budget.scenario]
         loss = -np.array([moves[name] for name in names])
         bound = budget.max_loss

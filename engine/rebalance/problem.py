@@ -1,7 +1,7 @@
 """One book's rebalance as numbers: names, limits as rows, costs, risk in factor form."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from engine.mandates.mandate import (
     Mandate,
 )
 from engine.rebalance.box import state_box
+from engine.rebalance.cones import Margin, Shortfall, Tree, state_margins, state_shortfalls
 from engine.risk.model import RiskModel
 
 BUDGET = "cash:min"
@@ -43,7 +44,7 @@ class Problem:
     minimise ``gamma/2 |R'(x - xb)|^2 + gamma/2 sum d_i (x_i - xb_i)^2 - alpha'x
     + (k'|x - x0| + c'|x - x0|^(3/2)) / years``
     subject to ``lo <= x <= up``, ``1'x + k'|x - x0| <= spendable``, ``A x <= b`` and
-    ``sum |x - x0| <= tau``.
+    ``sum |x - x0| <= tau``, and the shortfalls and margins, which are no rows.
 
     Args:
         portfolio_id: The book.
@@ -68,6 +69,8 @@ class Problem:
         spendable: 1 less the cash minimum.
         turnover: ``tau``.
         tracking_error: ``te``, the most of ``sqrt((x - xb)'Sigma(x - xb))``; None without a cap.
+        shortfalls: Limits on expected shortfall over the leaves of a tree.
+        margins: Stress budgets that count specific risk as loss; they have no row.
     """
 
     portfolio_id: str
@@ -91,6 +94,13 @@ class Problem:
     spendable: float
     turnover: float
     tracking_error: float | None
+    shortfalls: tuple[Shortfall, ...] = ()
+    margins: tuple[Margin, ...] = ()
+
+    @property
+    def cones(self) -> tuple[Shortfall | Margin, ...]:
+        """The limits that are no rows."""
+        return (*self.shortfalls, *self.margins)
 
     def lower_id(self, i: int) -> str:
         """Limit id of the lowest weight of name ``i``."""
@@ -112,6 +122,8 @@ class Terms:
         half_spread_bps: By security; absent where the table has none.
         sectors: By security; absent where the table lists none.
         volumes: Daily volume in base currency by security; absent where the table has none.
+        trees: Leaves of every scenario that has any.
+        horizons: Trading days of every scenario; a robust budget needs its scenario's.
     """
 
     model: RiskModel
@@ -120,6 +132,8 @@ class Terms:
     half_spread_bps: Mapping[str, float]
     sectors: Mapping[str, str] = field(default_factory=dict)
     volumes: Mapping[str, float] = field(default_factory=dict)
+    trees: Mapping[str, Tree] = field(default_factory=dict)
+    horizons: Mapping[str, int] = field(default_factory=dict)
 
 
 def state_problem(
@@ -143,8 +157,8 @@ def state_problem(
 
     Raises:
         AlignmentError: the model does not know a name of the benchmark or the buy list.
-        ModelError: a limit is active and there is no benchmark, or participation is limited
-            or impact charged and there is no NAV.
+        ModelError: a limit is active and there is no benchmark, participation is limited or impact
+            charged and there is no NAV, or a shortfall is limited on a scenario without leaves.
     """
     model = terms.model
     limits = mandate.limits
@@ -165,8 +179,11 @@ def state_problem(
         )
     capacity = _capacity(names, mandate, terms.volumes, nav)
     box = state_box(names, start=start, benchmark=index, limits=limits, capacity=capacity)
+    shocks = {s: shock[at] for s, shock in terms.shocks.items()}
+    trees = {s: replace(tree, totals=tree.totals[:, at]) for s, tree in terms.trees.items()}
+    several = root[:, len(model.factors) :]
     rows = [
-        *_rows(names, mandate, terms.curve, {s: shock[at] for s, shock in terms.shocks.items()}, index),
+        *_rows(names, mandate, terms.curve, shocks, index),
         *_bands(names, limits, terms, model.exposures[at], start if index is None else index),
     ]
     return Problem(
@@ -191,6 +208,8 @@ def state_problem(
         spendable=1.0 - limits.cash.min,
         turnover=limits.turnover,
         tracking_error=limits.tracking_error,
+        shortfalls=state_shortfalls(mandate, trees, index),
+        margins=state_margins(mandate, shocks, terms.horizons, (specific, several), index),
     )
 
 
@@ -267,6 +286,8 @@ def _rows(
         if band.min > 0.0:
             rows.append(_Row(f"tier:{tier}:min", -share, -band.min))
     for budget in sorted(limits.stress, key=lambda b: b.scenario):
+        if budget.robust > 0.0:
+            continue
         row, bound = -shocks[budget.scenario], budget.max_loss
         if budget.kind == "active":
             if benchmark is None:

@@ -8,9 +8,10 @@ import cvxpy as cp
 import numpy as np
 from jaxtyping import Float
 
+from engine.rebalance.cone_program import ConeBlock, ConeShape, cone_shape
 from engine.rebalance.problem import BUDGET, TRACKING_ERROR, TURNOVER, Problem
 
-Shape = tuple[int, int, int, bool, frozenset[str]]
+Shape = tuple[int, int, int, bool, frozenset[str], ConeShape]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class RawAnswer:
 
 
 class RebalanceProgram:
-    """One compiled shape: (names, risk columns, rows, tracking-error cap, terms), in trades ``z = (x - x0) / unit``.
+    """One compiled shape: (names, risk columns, rows, tracking-error cap, terms, cones), in ``z = (x - x0) / unit``.
 
     Trades, not weights, are the variables: a tracker whose trades are a millionth of NAV is
     then as well scaled as a book that turns over a third.
@@ -65,7 +66,8 @@ class RebalanceProgram:
     """
 
     def __init__(self, shape: Shape) -> None:
-        n, k, m, self.capped, self.terms = shape
+        n, k, m, self.capped, self.terms, cones = shape
+        self.cones = ConeBlock(n, cones)
         self.z, self.t, self.y = cp.Variable(n), cp.Variable(n), cp.Variable(k)
         self.excess = cp.Variable(nonneg=True)
         self.root, self.root_b = cp.Parameter((k, n)), cp.Parameter(k)
@@ -102,7 +104,7 @@ class RebalanceProgram:
         if self.capped:
             active = [self.root @ self.z - self.root_b, cp.multiply(self.sd, self.z) - self.sd_b]
             limits.append(cp.norm(cp.hstack(active)) <= self.radius + self.radius_unit * slack)
-        return limits
+        return limits + self.cones.limits(self.z, slack)
 
     def _box(self) -> list[Any]:
         return [
@@ -159,14 +161,17 @@ class RebalanceProgram:
         # The cone is in the objective's own scaled risk; a slack of 1 is ``unit`` of volatility in it.
         cap = 0.0 if problem.tracking_error is None else max(problem.tracking_error - margin, 0.0)
         self.radius.value, self.radius_unit.value = factor * cap, factor * unit
+        self.cones.load(problem, unit, margin)
 
     def _duals(self, problem: Problem, limits: list[Any], scale: float) -> dict[str, float]:
-        budget, rows, turnover, *cone = (
-            np.atleast_1d(np.asarray(limit.dual_value, dtype=np.float64)) for limit in limits
+        plain = 4 if self.capped else 3
+        budget, rows, turnover, *cap = (
+            np.atleast_1d(np.asarray(limit.dual_value, dtype=np.float64)) for limit in limits[:plain]
         )
         found = {BUDGET: budget[0], TURNOVER: turnover[0], **dict(zip(problem.row_ids, rows, strict=True))}
-        if cone:
-            found[TRACKING_ERROR] = cone[0][0] * self.radius_unit.value
+        found |= self.cones.duals(problem, limits[plain:])
+        if cap:
+            found[TRACKING_ERROR] = cap[0][0] * self.radius_unit.value
         # Signs of dual values have changed between versions of cvxpy; a multiplier of a <= row is >= 0.
         return {name: abs(float(value)) / scale for name, value in found.items()}
 
@@ -175,7 +180,8 @@ def shape_of(problem: Problem) -> Shape:
     """The shape that decides which compiled program fits."""
     terms = {"risk": problem.aversion > 0.0, "alpha": problem.alpha.any(), "impact": problem.impact.any()}
     asked = frozenset(name for name, is_there in terms.items() if is_there)
-    return len(problem.names), problem.root.shape[1], len(problem.row_ids), problem.tracking_error is not None, asked
+    n, k, m = len(problem.names), problem.root.shape[1], len(problem.row_ids)
+    return n, k, m, problem.tracking_error is not None, asked, cone_shape(problem)
 
 
 def _options(solver: str, tolerance: float) -> dict[str, float | int]:

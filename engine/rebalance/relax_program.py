@@ -84,7 +84,7 @@ class RelaxProgram:
     """
 
     def __init__(self, shape: Shape) -> None:
-        n, k, m, self.capped, _ = shape
+        n, k, m, self.capped, *_ = shape
         self.z, self.t = cp.Variable(n), cp.Variable(n)
         self.e, self.low, self.high = cp.Variable(m + 3), cp.Variable(n), cp.Variable(n)
         self.common = cp.Variable(nonneg=True)

@@ -12,6 +12,7 @@ from engine.conventions import FEASIBILITY
 from engine.mandates.mandate import Band, Mandate
 from engine.rebalance.bound import UNIT, active_variance, lower_bound
 from engine.rebalance.certificate import LARGEST, Verdict, judge_case
+from engine.rebalance.cone_bounds import read_cones
 from engine.rebalance.evidence import Case, Claim, Evidence, assemble
 
 ABSOLUTE: Final = 1e-8
@@ -115,7 +116,8 @@ def certify_relaxed(
         rows=[(name, row, bound + amounts.get(name, 0.0)) for name, row, bound in case.rows],
         tracking_error=None if case.tracking_error is None else case.tracking_error + amounts.get(TRACKING_ERROR, 0.0),
     )
-    verdict = judge_case(wide, claim)
+    benchmarked = inputs["benchmark"] is not None
+    verdict = judge_case(wide, claim, read_cones(evidence, wide, inputs["mandate"], claim, benchmarked=benchmarked))
     fault = _unproven(evidence, inputs, claim, relaxation)
     return verdict if fault is None else replace(verdict, accepted=False, worst_limit=fault)
 

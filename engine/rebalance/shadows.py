@@ -20,6 +20,7 @@ def marginal_costs(
         mu = (multiplier of the tracking error) / (tracking error)
         buying adds s + kap, selling -s + kap; a trade that is taken back gives its kap back
 
+    A shortfall adds the losses of each leaf at the leaf's multiplier, a robust budget its slope.
     Limits are counted at their multipliers. At an optimum no name inside its bounds has a
     negative entry; a name at rest between the two is left alone because either would cost.
 
@@ -43,6 +44,8 @@ def marginal_costs(
     tracking_error = float(np.sqrt(max(active @ risk, 0.0)))
     if tracking_error > 0.0:
         slope = slope + duals.get(TRACKING_ERROR, 0.0) / tracking_error * risk
+    for cone in problem.cones:
+        slope = slope + cone.pressure(weights, duals)
     moved = np.sign(weights - problem.start)
     slope = slope + moved * 1.5 * problem.impact * np.sqrt(np.abs(weights - problem.start)) / problem.years
     kink = problem.costs * (1.0 / problem.years + y_b) + duals.get(TURNOVER, 0.0)

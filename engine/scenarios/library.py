@@ -28,6 +28,11 @@ class ScenarioLibrary:
         """Every id that a file promises, valid or not, in order."""
         return tuple(sorted(self.texts))
 
+    @property
+    def trees(self) -> tuple[str, ...]:
+        """The ids whose file says that it is a tree, and those whose file cannot be read that far."""
+        return tuple(name for name in self.ids if self._kind(name) in (None, "tree"))
+
     def scenario(self, name: str) -> Scenario:
         """One scenario.
 
@@ -96,6 +101,12 @@ class ScenarioLibrary:
         name = promised if isinstance(promised, str) else source
         drafts = {**self._drafts, name: draft}
         return replace(self, texts={**self.texts, name: (source, text)}, _read={}, _drafts=drafts), name
+
+    def _kind(self, name: str) -> object:
+        try:
+            return self._draft(name, ()).values.get("kind")
+        except ConfigurationError:
+            return None
 
     def _settle(self, name: str, above: tuple[str, ...]) -> Scenario:
         draft = self._draft(name, ())

@@ -36,7 +36,9 @@ class Stress(dy.Schema):
     band_high = number_column(FRACTION, "< 0 is a loss")
     budget = number_column(FRACTION, "> 0", nullable=True, min_exclusive=0.0)
     budget_kind = one_of_column(("absolute", "active"), nullable=True)
-    measured_loss = number_column(FRACTION, "> 0 is a loss", nullable=True)
+    measured_loss = number_column(
+        f"{FRACTION} that the budget limits; a robust one with its margin", "> 0 is a loss", nullable=True
+    )
     breach = dy.Bool(nullable=False)
     model_low = number_column(FRACTION, "< 0 is a loss", nullable=True)
     model_high = number_column(FRACTION, "< 0 is a loss", nullable=True)

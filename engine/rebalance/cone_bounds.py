@@ -1,0 +1,145 @@
+"""The certificate's view of limits that are no rows: what they are broken by, and a row that each implies.
+
+An expected shortfall and a robust budget are convex: whatever multipliers and direction a claim
+names, each implies a row that no portfolio inside it breaks. The row goes into the bound like
+any other; a wrong direction only loosens it.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float
+
+from engine.conventions import TRADING_DAYS
+from engine.errors import ModelError
+from engine.mandates.mandate import Mandate, ShortfallLimit, StressBudget
+from engine.rebalance.evidence import Case, Claim, Evidence
+
+UNIT: Final = 2.0**-53
+
+Row = tuple[str, Float[np.ndarray, " n"], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Cones:
+    """The limits of a case that are no rows.
+
+    Args:
+        rows: A row that each implies, every name inside its bounds.
+        violation: Of each by the case's weights, by limit id.
+    """
+
+    rows: list[Row]
+    violation: dict[str, float]
+
+
+def read_cones(evidence: Evidence, case: Case, mandate: Mandate, claim: Claim, *, benchmarked: bool) -> Cones:
+    """Read the shortfalls and robust budgets of a mandate anew, and the row that each implies.
+
+    Expected shortfall: for any ``0 <= q_s <= p_s / (1 - level)`` with ``sum q = 1`` it is at least
+    ``sum_s q_s loss_s(x)``, so ``ES <= L`` implies ``-(sum_s q_s r_s)'x <= L``; ``q`` is the claim's
+    leaf multipliers, brought into that set. Robust: for any ``v``, ``sqrt(a'Da) >= v'Da / sqrt(v'Dv)``,
+    so ``-r'x + kap sqrt(a'Da) <= L`` implies ``(-r + kap Dv / sqrt(v'Dv))'x <= L``, with ``v`` the
+    claim's own weights; ``D`` is the specific variance over the scenario's horizon, one specific
+    return for the lines of an issuer. Against a benchmark ``a = x - xb`` takes the place of ``x``.
+    Each bound is widened by what rounding could have taken from the row.
+
+    Args:
+        evidence: With leaves and horizons.
+        case: The book, assembled.
+        mandate: Its mandate.
+        claim: Weights and multipliers.
+        benchmarked: Whether the book has a benchmark.
+
+    Raises:
+        ModelError: a scenario without leaves or horizon, or an active limit without a benchmark.
+
+    References:
+        MATH 6. Oracle: exact rationals, tests/test_shortfall.py and tests/test_robust.py.
+    """
+    tails = [_tail(evidence, case, limit, claim, benchmarked) for limit in mandate.limits.shortfall]
+    robust = [budget for budget in mandate.limits.stress if budget.robust > 0.0]
+    read = [*tails, *(_margin(evidence, case, budget, benchmarked) for budget in robust)]
+    return Cones([row for row, _ in read], {row[0]: broken for row, broken in read})
+
+
+def _tail(evidence: Evidence, case: Case, limit: ShortfallLimit, claim: Claim, benchmarked: bool) -> tuple[Row, float]:
+    """The row that an expected shortfall implies, and by how much it is broken."""
+    if limit.scenario not in evidence.leaves:
+        raise ModelError(f"certificate: {limit.limit_id} needs leaves, and {limit.scenario} has none")
+    against = _against(case, limit, benchmarked)
+    leaves = evidence.leaves[limit.scenario]
+    losses = np.array([[-moves[name] for name in case.names] for _, moves in leaves.values()])
+    losses = losses.reshape(len(leaves), len(case.names))
+    written = [probability for probability, _ in leaves.values()]
+    most = np.array(written) / math.fsum(written) / (1.0 - limit.level)
+    met = [math.fsum(row * case.x) - math.fsum(row * against) for row in losses]
+    claimed = np.array([claim.duals.get(f"{limit.limit_id}:leaf:{leaf}", 0.0) for leaf in leaves])
+    row = _inside(claimed, most) @ losses
+    size, bound = np.abs(losses).max(axis=0), limit.max_loss + math.fsum(row * against)
+    implied = _widened(case, limit.limit_id, row, size, bound, len(leaves))
+    return implied, _worst_mean(met, most.tolist()) - limit.max_loss
+
+
+def _margin(evidence: Evidence, case: Case, budget: StressBudget, benchmarked: bool) -> tuple[Row, float]:
+    """The row that a robust budget implies, and by how much it is broken."""
+    if budget.scenario not in evidence.horizon:
+        raise ModelError(f"certificate: {budget.limit_id} is robust, and {budget.scenario} has no horizon")
+    against = _against(case, budget, benchmarked)
+    loss = -np.array([evidence.shocks[budget.scenario][name] for name in case.names])
+    years = evidence.horizon[budget.scenario] / TRADING_DAYS
+    away = case.x - against
+    pull, variance = years * case.own * away, years * case.own
+    for shared, line in case.shared:
+        pull = pull + years * shared * float(line @ away) * line
+        variance = variance + years * shared * line
+    deviation = math.sqrt(max(float(pull @ away), 0.0))
+    broken = math.fsum(loss * case.x) - math.fsum(loss * against) + budget.robust * deviation - budget.max_loss
+    row = loss + budget.robust * pull / deviation if deviation > 0.0 else loss
+    size, bound = np.abs(loss) + budget.robust * np.sqrt(variance), budget.max_loss + math.fsum(row * against)
+    return _widened(case, budget.limit_id, row, size, bound, len(case.shared)), broken
+
+
+def _against(case: Case, limit: StressBudget | ShortfallLimit, benchmarked: bool) -> Float[np.ndarray, " n"]:
+    """The benchmark of an active limit, nothing otherwise."""
+    if limit.kind == "absolute":
+        return np.zeros(len(case.names))
+    if not benchmarked:
+        raise ModelError(f"certificate: {limit.limit_id} is active, and the book has no benchmark")
+    return case.benchmark
+
+
+def _worst_mean(losses: list[float], most: list[float]) -> float:
+    """``max q'losses`` over ``0 <= q <= most``, ``sum q = 1``: the worst leaves first, each as far as it goes."""
+    left, parts = 1.0, []
+    for loss, share in sorted(zip(losses, most, strict=True), reverse=True):
+        counted = min(share, left)
+        parts.append(counted * loss)
+        left -= counted
+    return math.fsum(parts)
+
+
+def _inside(claimed: Float[np.ndarray, " m"], most: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
+    """Weights of the leaves near the claimed ones: at least 0, at most ``most``, summing to 1.
+
+    What is cut off above ``most`` goes to the room that is left, each leaf its share of it.
+    """
+    usable = np.where(np.isfinite(claimed) & (claimed > 0.0), claimed, 0.0)
+    total = usable.sum()
+    weights = np.minimum(usable / total if np.isfinite(total) and total > 0.0 else most, most)
+    room = most - weights
+    short = 1.0 - weights.sum()
+    if short < 0.0:
+        return weights / weights.sum()
+    return weights + room * (short / room.sum()) if room.sum() > 0.0 else weights
+
+
+def _widened(
+    case: Case, limit: str, row: Float[np.ndarray, " n"], size: Float[np.ndarray, " n"], bound: float, depth: int
+) -> Row:
+    """The row with its bound widened by what rounding could have taken from it inside the bounds of the names."""
+    widest = np.max(np.abs([case.lower, case.upper, case.benchmark]), axis=0)
+    allowance = 8.0 * (depth + len(case.names) + 8) * UNIT * (math.fsum(size * widest) + abs(bound))
+    return limit, row, bound + allowance

@@ -1,0 +1,101 @@
+"""Expected shortfalls and robust budgets in cvxpy: one block of a compiled rebalance program."""
+
+from typing import Any, NamedTuple
+
+import cvxpy as cp
+import numpy as np
+
+from engine.rebalance.problem import Problem
+
+
+class ConeShape(NamedTuple):
+    """What decides which block fits.
+
+    Args:
+        leaves: Number of leaves of each shortfall limit.
+        issuers: Number of issuers with several lines, of each robust budget.
+    """
+
+    leaves: tuple[int, ...] = ()
+    issuers: tuple[int, ...] = ()
+
+
+class ConeBlock:
+    """The block of one shape over trades ``z = (x - x0) / unit``, every limit divided by ``unit``.
+
+    A shortfall is ``eta + tail'u <= 0``, ``u >= losses z + c - eta``, ``u >= 0``, the losses
+    counted from the bound; a robust budget ``loss'z + |R'(z - z_center)| <= room``.
+    """
+
+    def __init__(self, n: int, shape: ConeShape) -> None:
+        self.tails = [_Tail(n, leaves) for leaves in shape.leaves]
+        self.margins = [_Spread(n, issuers) for issuers in shape.issuers]
+
+    def limits(self, z: Any, slack: Any) -> list[Any]:
+        """The limits that have a multiplier and may give way by ``slack``."""
+        pairs = [limit for tail in self.tails for limit in tail.limits(z, slack)]
+        return pairs + [spread.limit(z, slack) for spread in self.margins]
+
+    def load(self, problem: Problem, unit: float, margin: float) -> None:
+        """Give the block its numbers.
+
+        Args:
+            problem: The book's.
+            unit: Size of a trade of 1.
+            margin: Subtracted from every bound.
+        """
+        x0 = problem.start
+        for tail, limit in zip(self.tails, problem.shortfalls, strict=True):
+            tail.tail.value, tail.losses.value = limit.tail, limit.losses
+            tail.now.value = (limit.losses @ x0 - limit.offsets - limit.bound + margin) / unit
+        for spread, budget in zip(self.margins, problem.margins, strict=True):
+            spread.loss.value, spread.own.value, spread.shared.value = budget.loss, budget.own, budget.shared.T
+            spread.room.value = (budget.bound + budget.offset - margin - float(budget.loss @ x0)) / unit
+            away = (x0 - budget.center) / unit
+            spread.now.value = np.concatenate([budget.own * away, budget.shared.T @ away])
+
+    def duals(self, problem: Problem, limits: list[Any]) -> dict[str, Any]:
+        """The raw multiplier of each limit and of each leaf, by id.
+
+        Args:
+            problem: The book's.
+            limits: From ``limits``, solved.
+        """
+        values = [np.atleast_1d(np.asarray(limit.dual_value, dtype=np.float64)) for limit in limits]
+        found: dict[str, Any] = {}
+        for at, limit in enumerate(problem.shortfalls):
+            found[limit.limit_id] = values[2 * at][0]
+            found |= dict(zip(limit.leaf_ids, values[2 * at + 1], strict=True))
+        for budget, value in zip(problem.margins, values[2 * len(problem.shortfalls) :], strict=True):
+            found[budget.limit_id] = value[0]
+        return found
+
+
+class _Tail:
+    def __init__(self, n: int, leaves: int) -> None:
+        self.eta, self.u = cp.Variable(), cp.Variable(leaves, nonneg=True)
+        self.tail = cp.Parameter(leaves, nonneg=True)
+        self.losses, self.now = cp.Parameter((leaves, n)), cp.Parameter(leaves)
+
+    def limits(self, z: Any, slack: Any) -> list[Any]:
+        return [self.eta + self.tail @ self.u <= slack, self.losses @ z + self.now - self.eta <= self.u]
+
+
+class _Spread:
+    def __init__(self, n: int, issuers: int) -> None:
+        self.loss, self.own, self.room = cp.Parameter(n), cp.Parameter(n), cp.Parameter()
+        self.shared, self.now = cp.Parameter((issuers, n)), cp.Parameter(n + issuers)
+
+    def limit(self, z: Any, slack: Any) -> Any:
+        moved = cp.multiply(self.own, z)
+        if self.shared.shape[0]:
+            moved = cp.hstack([moved, self.shared @ z])
+        return cp.norm(moved + self.now) <= self.room - self.loss @ z + slack
+
+
+def cone_shape(problem: Problem) -> ConeShape:
+    """The shape of a problem's block; nothing in it for an ordinary book."""
+    return ConeShape(
+        tuple(len(limit.leaves) for limit in problem.shortfalls),
+        tuple(budget.shared.shape[1] for budget in problem.margins),
+    )

@@ -2,7 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import cvxpy as cp
 import numpy as np
@@ -12,6 +12,9 @@ from engine.rebalance.cone_program import ConeBlock, ConeShape, cone_shape
 from engine.rebalance.problem import BUDGET, TRACKING_ERROR, TURNOVER, Problem
 
 Shape = tuple[int, int, int, bool, frozenset[str], ConeShape]
+
+FINER: Final = 1e-2
+"""How much smaller the tolerance is of a program with second-order cones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +126,8 @@ class RebalanceProgram:
             elastic: Minimise the common violation instead.
         """
         solver, scale, unit = attempt.solver, attempt.scale, attempt.unit
+        # Where a root is limited the multipliers come out less exact than the solver's tolerance says.
+        tolerance = attempt.tolerance * (FINER if self.cones.margins or self.capped else 1.0)
         self._load(problem, scale, unit, attempt.margin)
         which, limits = (self.elastic, self.elastic_limits) if elastic else (self.problem, self.limits)
         # cvxpy takes the power 3/2 of trades that the solver left a rounding below zero.
@@ -131,7 +136,7 @@ class RebalanceProgram:
             # An inaccurate answer is judged by the certificate, not by a warning.
             warnings.simplefilter("ignore", UserWarning)
             try:
-                which.solve(solver=solver, warm_start=False, **_options(solver, attempt.tolerance))
+                which.solve(solver=solver, warm_start=False, **_options(solver, tolerance))
             except (cp.error.SolverError, ValueError, ZeroDivisionError) as error:
                 return RawAnswer(None, {}, 0.0, solver, f"failed: {error}"[:80], 0)
         weights = None if self.z.value is None else problem.start + unit * np.asarray(self.z.value, dtype=np.float64)

@@ -80,7 +80,7 @@ def _words(conflict: Conflict) -> str:
     cures = [_cure(member) for member in conflict.members if member.cure is not None]
     end = f"{' or '.join(cures)} would do" if cures else "no change of one of them alone would do"
     common = conflict.members[0].common if conflict.members else None
-    together = f"; so would {common:.2%} more of each" if common is not None and len(told) > 1 else ""
+    together = f"; so would {100.0 * common:.2f} % more of each" if common is not None and len(told) > 1 else ""
     return f"{start}, proven: {end}{together}"
 
 
@@ -97,14 +97,14 @@ def _limit(member: Member) -> str:
 def _cure(member: Member) -> str:
     cure = member.cure or 0.0
     if member.bound is None:
-        return f"{cure:.2%} more room in {KINDS.get(member.limit_id, member.limit_id)}"
+        return f"{100.0 * cure:.2f} % more room in {KINDS.get(member.limit_id, member.limit_id)}"
     moved = member.bound - cure if member.limit_id.endswith(":min") else member.bound + cure
     return f"{member.limit_id.removesuffix(':min').removesuffix(':max')} of {_amount(member.limit_id, moved)}"
 
 
 def _amount(limit_id: str, value: float) -> str:
     """A share of NAV in percent; a factor exposure as it is."""
-    return f"{value:.3g}" if limit_id.startswith(("factor:", "active_factor:")) else f"{value:.2%}"
+    return f"{value:.3g}" if limit_id.startswith(("factor:", "active_factor:")) else f"{100.0 * value:.2f} %"
 
 
 def _names(member: Member) -> str:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from engine.conventions import FEASIBILITY
 from engine.mandates.mandate import Band, Mandate
-from engine.rebalance.bound import UNIT, active_variance, lower_bound
+from engine.rebalance.bound import SQUARED_ERROR, UNIT, active_variance, lower_bound
 from engine.rebalance.certificate import LARGEST, Verdict, judge_case
 from engine.rebalance.cone_bounds import read_cones
 from engine.rebalance.evidence import Case, Claim, Evidence, assemble
@@ -86,7 +86,8 @@ def certify_relaxed(
     ``most`` is today's breach, so that nothing gets worse and nothing new is breached. Only where a proof
     (level 0) shows that this leaves no answer may a limit be missed by more, up to what the box allows. A unit
     of every limit counts alike: a point of NAV, of volatility a year, of exposure. A cap on the tracking
-    error is cut by ``r'(x - xb) <= te``, ``r = Sigma a / sqrt(a'Sigma a)``, which it implies. A level whose
+    error enters by its square as in ``certify``; where it gives way beside others of its level, or its level is
+    held, it is cut by ``r'(x - xb) <= te``, ``r = Sigma a / sqrt(a'Sigma a)``, which it implies. A level whose
     least is above 0 proves that not all limits can be kept; without one nothing may give way.
 
     Args:
@@ -171,7 +172,7 @@ def _unproven(evidence: Evidence, inputs: Mapping[str, Any], claim: Claim, relax
             continue
         proof = relaxation.proofs.get(level)
         least = -math.inf if proof is None else _least(loose, mandate, proof, level, totals, worse=worse)
-        if not total - least <= max(ABSOLUTE, RELATIVE * total):
+        if not total - least <= _allowed(total):
             return f"priority {level} gave way by {total:.3g}, proven are {least:.3g}"
         needed |= least > 0.0
     return None if needed else "nothing had to give way"
@@ -233,8 +234,9 @@ def _least(
     soft = _soft(loose, mandate, at, worse=worse)
     lower, upper = loose.lower.copy(), loose.upper.copy()
     rows = [(name, row, bound) for name, row, bound in loose.rows if mandate.limits.priority(name) == 0]
-    if loose.tracking_error is not None and mandate.limits.priority(TRACKING_ERROR) == 0:
-        rows.append((TRACKING_ERROR, *_cut(loose, at)))
+    cap, alone = _cap(loose, soft, level, totals)
+    if cap is not None:
+        soft = [one for one in soft if one.limit_id != TRACKING_ERROR]
     place = {name: i for i, name in enumerate(loose.names)}
     bounds = {one.limit_id: one for one in soft}
     for one in soft:
@@ -256,10 +258,37 @@ def _least(
     if (lower > upper + FEASIBILITY).any():
         # Of level 0 a conflict; of another it says nothing, for the answer itself is inside.
         return math.inf if level == 0 else -math.inf
-    case = replace(loose, lower=lower, upper=np.maximum(lower, upper), rows=rows, tracking_error=None)
-    return max(
-        _bound(case, duals, list(bounds.values()), (level, proof.held, totals)) for duals in _guesses(proof.duals)
+    case = replace(loose, lower=lower, upper=np.maximum(lower, upper), rows=rows, tracking_error=cap)
+    least = max(
+        _bound(case, duals, at, list(bounds.values()), (level, proof.held, totals)) for duals in _guesses(proof.duals)
     )
+    if not alone:
+        return least
+    return totals[level] - _allowed(totals[level]) if least > 0.0 else -math.inf
+
+
+def _allowed(total: float) -> float:
+    return max(ABSOLUTE, RELATIVE * total)
+
+
+def _cap(loose: Case, soft: list[_Soft], level: int, totals: Mapping[int, float]) -> tuple[float | None, bool]:
+    """The cap on the tracking error where its square is in the bound, and whether it is what the level is about.
+
+    A cap that holds, or that gives way later and then by no more than it may, is exact as it is. One
+    that gives way alone in its level gives way by the least if a cap a little below the claim conflicts.
+    Where it shares its level with others, or its level is held, its cut stands for it.
+    """
+    if loose.tracking_error is None:
+        return None, False
+    own = next((one for one in soft if one.limit_id == TRACKING_ERROR), None)
+    if own is None:
+        return loose.tracking_error, False
+    if level == 0 or own.level > level:
+        return loose.tracking_error + own.most, False
+    others = any(one.level == level and one.most > 0.0 for one in soft if one is not own)
+    if own.level == level and not others:
+        return loose.tracking_error + totals[level] - _allowed(totals[level]), True
+    return None, False
 
 
 def _guesses(duals: Mapping[str, float]) -> list[dict[str, float]]:
@@ -271,12 +300,17 @@ def _guesses(duals: Mapping[str, float]) -> list[dict[str, float]]:
 def _bound(
     case: Case,
     duals: Mapping[str, float],
+    at: Float[np.ndarray, " n"],
     soft: list[_Soft],
     levels: tuple[int, Mapping[int, float], Mapping[int, float]],
 ) -> float:
     level, held, totals = levels
-    point = np.zeros(len(case.covariance))
-    terms = [lower_bound(case, duals, point, [0.0] * len(case.shared), risk=False)]
+    active = at - case.benchmark
+    lines = [float(line @ active) for _, line in case.shared]
+    if case.tracking_error is not None:
+        used = max(math.sqrt(max(active_variance(case, active), 0.0)), case.tracking_error, UNIT)
+        duals = {**duals, SQUARED_ERROR: duals.get(TRACKING_ERROR, 0.0) / used}
+    terms = [lower_bound(case, duals, case.b.T @ active, lines, risk=False)]
     for one in soft:
         worth = 1.0 if one.level == level else min(max(held.get(one.level, 0.0), 0.0), LARGEST)
         terms.append(min(0.0, (worth - duals.get(one.limit_id, 0.0)) * one.most))

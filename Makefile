@@ -9,6 +9,7 @@ UNIVERSE = universes/ai_curve
 # OpenBLAS adds up in another order with another number of threads.
 ONE_THREAD = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 PYTEST = $(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal
+PEERS = cvxportfolio PyPortfolioOpt riskfolio-lib skfolio
 SHA256 = $(PYTHON) -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())'
 PIP = PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip -qq
 UV_COMPILE = build/uv/bin/uv pip compile pyproject.toml --quiet --universal --generate-hashes \
@@ -16,13 +17,14 @@ UV_COMPILE = build/uv/bin/uv pip compile pyproject.toml --quiet --universal --ge
 
 MAKEFLAGS += --no-print-directory
 .NOTPARALLEL:
-.PHONY: help run test all static soak format lock universe clean python runtime dev
+.PHONY: help run test all static soak bench format lock universe clean python runtime dev
 
 help: ## print this
 	@echo 'make run       install, stress the bundled books, rebalance them into out/'
 	@echo 'make test      the tests'
 	@echo 'make all       format, lint, types, import contracts, tests: what CI runs'
 	@echo 'make soak      the tests and the long ones that make test leaves out'
+	@echo 'make bench     what a rebalance costs beside Clarabel and the peers, into build/bench (half an hour)'
 	@echo 'make format    put the code into the form that make all asks for'
 	@echo 'make lock      remake both lock files; UPGRADE=--upgrade moves to the newest versions'
 	@echo 'make universe  rebuild the bundled universe from raw prices in DATA=$(DATA)'
@@ -45,6 +47,12 @@ static: dev
 
 soak: dev
 	@$(PYTEST) -m 'soak or not soak'
+
+# The peers get an environment of their own: nothing of theirs is ever a dependency.
+bench: dev
+	$(PYTHON) -m venv build/peers
+	build/peers/bin/python -m pip -qq --disable-pip-version-check install $(PEERS)
+	$(ONE_THREAD) $(BIN)/python tests/benchmarks/rebalance.py build/bench build/peers/bin/python
 
 format: dev
 	$(BIN)/ruff format

@@ -288,3 +288,55 @@ def test_a_fault_of_the_wider_limits_is_told_with_its_place(text: str, fault: st
 def test_a_name_cannot_be_excluded_and_kept() -> None:
     (fault,) = faults_of(HEAD + "limits:\n  excluded: [NVDA, AGG]\n  frozen: [NVDA]\n")
     assert fault == "mandates/m.yaml:4:1: NVDA: in excluded, which sells it, and in frozen; keep one"
+
+
+def test_a_priority_is_of_the_longest_key_that_a_limit_begins_with_and_else_the_default() -> None:
+    words = "  priorities: {tiers: 2, 'tier:software:max': 5, 'stress:deepseek': 0, weights: 1, cash: 4}\n"
+    limits = read(
+        HEAD + "limits:\n  tiers: {software: {max: 0.2}}\n  stress: [{scenario: deepseek, max_loss: 0.1}]\n" + words
+    ).limits
+    found = {
+        "tier:software:max": 5,
+        "tier:software:min": 2,
+        "stress:deepseek": 0,
+        "stress:deepseek:active": 0,
+        "weight:NVDA:max": 1,
+        "cash:max": 4,
+        "cash:min": 0,
+        "turnover": 0,
+        "participation:NVDA:max": 0,
+        "excluded:NVDA:max": 0,
+        "active_weight:NVDA:max": 0,
+        "tracking_error": 2,
+        "sector:tech:max": 4,
+        "active_factor:market:min": 4,
+    }
+    assert {limit: limits.priority(limit) for limit in found} == found
+    plain = read(HEAD).limits
+    assert [
+        plain.priority(name) for name in ("stress:deepseek", "tier:software:max", "cash:max", "weight:NVDA:max")
+    ] == [
+        1,
+        3,
+        5,
+        0,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        ("{teirs: 2}", "priorities: no limit 'teirs'; did you mean 'tiers'?"),
+        ("{'stress:deepsek': 2}", "priorities: no limit 'stress:deepsek'; did you mean 'stress:deepseek'?"),
+        ("{turnover: 3}", "priorities: turnover always holds; its priority is 0 and may not be 3"),
+        ("{excluded: 1}", "priorities: excluded always holds; its priority is 0 and may not be 1"),
+    ],
+)
+def test_a_priority_of_no_limit_or_of_one_that_always_holds_is_refused(words: str, fault: str) -> None:
+    text = HEAD + "limits:\n  stress: [{scenario: deepseek, max_loss: 0.1}]\n  priorities: " + words + "\n"
+    assert faults_of(text)[0].endswith(fault)
+
+
+def test_a_priority_beyond_five_is_refused_at_its_place() -> None:
+    (fault,) = faults_of(HEAD + "limits:\n  priorities: {tiers: 6}\n")
+    assert fault.startswith("mandates/m.yaml:5:") and "less than or equal to 5" in fault

@@ -1,5 +1,6 @@
 """What stands in the way of a book, and what gave way, as notices in the desk's words."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -80,7 +81,9 @@ def _words(conflict: Conflict) -> str:
     cures = [_cure(member) for member in conflict.members if member.cure is not None]
     end = f"{' or '.join(cures)} would do" if cures else "no change of one of them alone would do"
     common = conflict.members[0].common if conflict.members else None
-    together = f"; so would {100.0 * common:.2f} % more of each" if common is not None and len(told) > 1 else ""
+    together = (
+        f"; so would {100.0 * _enough(common):.2f} % more of each" if common is not None and len(told) > 1 else ""
+    )
     return f"{start}, proven: {end}{together}"
 
 
@@ -97,9 +100,14 @@ def _limit(member: Member) -> str:
 def _cure(member: Member) -> str:
     cure = member.cure or 0.0
     if member.bound is None:
-        return f"{100.0 * cure:.2f} % more room in {KINDS.get(member.limit_id, member.limit_id)}"
-    moved = member.bound - cure if member.limit_id.endswith(":min") else member.bound + cure
+        return f"{100.0 * _enough(cure):.2f} % more room in {KINDS.get(member.limit_id, member.limit_id)}"
+    moved = -_enough(cure - member.bound) if member.limit_id.endswith(":min") else _enough(member.bound + cure)
     return f"{member.limit_id.removesuffix(':min').removesuffix(':max')} of {_amount(member.limit_id, moved)}"
+
+
+def _enough(value: float) -> float:
+    """Rounded up to what is printed, so that what is told would do; a solver's last digits are not."""
+    return math.ceil(1e4 * value - 1e-3) / 1e4
 
 
 def _amount(limit_id: str, value: float) -> str:

@@ -55,25 +55,30 @@ def full_bound(
         y = Fraction(duals.get(name, 0.0))
         slope = [s + y * r for s, r in zip(slope, rational(row), strict=True)]
         total -= y * Fraction(float(bound))
+    g = Fraction(duals.get("gross", 0.0)) if case.gross is not None else Fraction(0)
+    total -= g * Fraction(case.gross or 0.0)
+    borrow = rational(case.borrow)
     size = abs(total)
     impact = [c / years for c in rational(case.impact)]
     for i in range(len(names)):
         kink, curve, bend = costs[i] * (1 / years + y_b) + lam, gamma * own[i], impact[i]
-        points = [lower[i], upper[i], x0[i]]
+        points = [lower[i], upper[i], x0[i], Fraction(0)]
         for sign in (1, -1):
-            e = sign * (curve * (x0[i] - xb[i]) + slope[i]) + kink
-            below = Fraction(3, 2) * bend + root(Fraction(9, 4) * bend**2 - 4 * curve * min(e, 0))
-            if below:
-                points.append(
-                    x0[i] + sign * (-2 * min(e, 0) / below) ** 2 if bend else xb[i] - sign * (e - kink) / curve
-                )
-                points.append(points[-1] - sign * kink / curve if curve and not bend else x0[i])
+            for tilt in (slope[i] + g, slope[i] - g - borrow[i]):
+                e = min(sign * (curve * (x0[i] - xb[i]) + tilt) + kink, Fraction(0))
+                if bend:
+                    below = Fraction(3, 2) * bend + root(Fraction(9, 4) * bend**2 - 4 * curve * e)
+                    points.append(x0[i] + sign * (2 * e / below) ** 2)
+                elif curve:
+                    points.append(xb[i] - (tilt + sign * kink) / curve)
         inside = [min(max(t, lower[i]), upper[i]) for t in points]
         least = min(
             curve / 2 * (t - xb[i]) ** 2
             + slope[i] * t
             + kink * abs(t - x0[i])
             + bend * abs(t - x0[i]) * root(abs(t - x0[i]))
+            + g * abs(t)
+            + borrow[i] * max(-t, Fraction(0))
             for t in inside
         )
         total, size = total + least, size + abs(least)

@@ -164,11 +164,14 @@ def test_a_one_dimensional_minimum_is_below_every_point_of_a_fine_grid() -> None
             slope=random.normal(size=n) * 10.0 ** random.uniform(-4, 0),
             kink=random.exponential(size=n) * 0.01,
             impact=random.exponential(size=n) * 0.1 * random.integers(0, 2, n),
+            size=random.exponential(size=n) * 0.01 * random.integers(0, 2, n),
+            short=random.exponential(size=n) * 0.01 * random.integers(0, 2, n),
         )
         found, _ = one_dimensional_minima(case, price)
         grid = np.linspace(case.lower, case.upper, 2001)
         away = np.abs(grid - case.start)
         costs = price.curve / 2 * (grid - case.benchmark) ** 2 + price.slope * grid + price.kink * away
+        costs = costs + price.size * np.abs(grid) + price.short * np.maximum(-grid, 0.0)
         values = costs + price.impact * away**1.5
         assert (found <= values.min(axis=0) + 1e-15).all()
         assert found == pytest.approx(values.min(axis=0), abs=1e-3)

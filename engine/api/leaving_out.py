@@ -67,8 +67,11 @@ def _without(mandate: Mandate, limit_id: str) -> Mandate:
         case ["tier", tier, side] if tier in limits.tiers:
             change = {"tiers": {**limits.tiers, tier: _opened(limits.tiers[tier], side)}}
         case ["weight", name, side]:
-            band = limits.weights.get(name, Band(max=limits.max_weight))
-            change = {"weights": {**limits.weights, name: _opened(band, side)}}
+            band = limits.weights.get(name, Band(min=0.0 - limits.max_short, max=limits.max_weight))
+            lowest = -1.0 if limits.shorts else 0.0
+            change = {"weights": {**limits.weights, name: _opened(band, side, lowest)}}
+        case ["gross" | "net" as key, *_]:
+            change = {key: None}
         case ["stress", *_]:
             change = {"stress": tuple(budget for budget in limits.stress if budget.limit_id != limit_id)}
         case ["shortfall", *_]:
@@ -79,11 +82,11 @@ def _without(mandate: Mandate, limit_id: str) -> Mandate:
             change = {"participation": None}
         case _:
             raise UsageError(
-                f"limit {limit_id!r} cannot be left out by itself; turnover, cash, tier, weight, stress, "
+                f"limit {limit_id!r} cannot be left out by itself; turnover, cash, tier, weight, gross, net, stress, "
                 "shortfall, tracking_error and participation can"
             )
     return mandate.model_copy(update={"limits": limits.model_copy(update=change)})
 
 
-def _opened(band: Band, side: str) -> Band:
-    return Band(min=0.0, max=band.max) if side == "min" else Band(min=band.min, max=1.0)
+def _opened(band: Band, side: str, lowest: float = 0.0) -> Band:
+    return Band(min=lowest, max=band.max) if side == "min" else Band(min=band.min, max=1.0)

@@ -12,7 +12,7 @@ from engine.contracts import CONTRACTS, empty
 from engine.conventions import FEASIBILITY
 from engine.mandates.mandate import Mandate
 from engine.rebalance.conflict import Conflict
-from engine.rebalance.problem import ACTIVE, BUDGET, TRACKING_ERROR, TURNOVER, Problem
+from engine.rebalance.problem import ACTIVE, BUDGET, GROSS, TRACKING_ERROR, TURNOVER, Problem
 from engine.rebalance.shadows import shadow_prices
 from engine.rebalance.solve import Answer
 from engine.risk.portfolios import Portfolios
@@ -140,6 +140,10 @@ def _reason(problem: Problem, answer: Answer, i: int) -> str:
         pushes[f"limit {TRACKING_ERROR}"] = -direction * answer.duals.get(TRACKING_ERROR, 0.0) * slope
     for cone in problem.cones:
         pushes[f"limit {cone.limit_id}"] = -direction * float(cone.pressure(answer.weights, answer.duals)[i])
+    if answer.weights[i] < 0.0:
+        pushes["borrowing cost"] = direction * float(problem.borrow[i])
+    if problem.gross is not None:
+        pushes[f"limit {GROSS}"] = -direction * answer.duals.get(GROSS, 0.0) * float(np.sign(answer.weights[i]))
     pushes[f"limit {BUDGET}"] = -direction * answer.duals.get(BUDGET, 0.0)
     if problem.start[i] > problem.upper[i]:
         return f"limit {problem.upper_id(i)}"
@@ -216,6 +220,8 @@ def _uses(problem: Problem, answer: Answer) -> list[_Use]:
         _Use(BUDGET, "cash", -1, 1.0 - problem.spendable, 1.0 - float(x0.sum()), 1.0 - spent),
         _Use(TURNOVER, "turnover", 1, problem.turnover, 0.0, float(traded.sum())),
     ]
+    if problem.gross is not None:
+        uses.append(_Use(GROSS, GROSS, 1, problem.gross, float(np.abs(x0).sum()), float(np.abs(x).sum())))
     if problem.tracking_error is not None:
         before, after = (float(np.sqrt(_active_variance(problem, weights))) for weights in (x0, x))
         uses.append(_Use(TRACKING_ERROR, TRACKING_ERROR, 1, problem.tracking_error, before, after))
@@ -237,7 +243,7 @@ def _uses(problem: Problem, answer: Answer) -> list[_Use]:
         own = float(problem.benchmark[i]) if problem.upper_kinds[i].startswith(ACTIVE) else 0.0
         values = (float(problem.upper[i]) - own, float(x0[i]) - own, float(x[i]) - own)
         uses.append(_Use(problem.upper_id(i), problem.upper_kinds[i], 1, *values))
-    for i in np.flatnonzero((x0 < problem.lower) | ((x <= problem.lower) & (problem.lower > 0.0))).tolist():
+    for i in np.flatnonzero((x0 < problem.lower) | ((x <= problem.lower) & (problem.lower != 0.0))).tolist():
         own = float(problem.benchmark[i]) if problem.lower_kinds[i].startswith(ACTIVE) else 0.0
         values = (float(problem.lower[i]) - own, float(x0[i]) - own, float(x[i]) - own)
         uses.append(_Use(problem.lower_id(i), problem.lower_kinds[i], -1, *values))

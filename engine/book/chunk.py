@@ -285,7 +285,7 @@ def _unfit(
     """Why a book cannot be rebalanced as it is; it is measured all the same."""
     limits, book = case.mandate.limits, case.portfolio_id
     faults: dict[str, str] = {}
-    if short := sorted(name for name, weight in case.weights.items() if weight < 0.0):
+    if not limits.shorts and (short := sorted(name for name, weight in case.weights.items() if weight < 0.0)):
         faults["book.short"] = f"short in {', '.join(short[:3])}; mandate {case.mandate.id} is long-only"
     overlay = case.holdings.filter(
         pl.col("exposure_base").is_not_null() & (pl.col("exposure_base") != pl.col("market_value_base"))

@@ -31,6 +31,9 @@ def show_mandate(screen: Console, mandate: Mandate, books: Sequence[str]) -> Non
             f"market impact: {costs.impact:g} daily volatilities times the root of the share of a day's volume; "
             f"{costs.unknown_volume_base:,.0f} a day where no volume is known"
         )
+    if mandate.limits.shorts and (costs.borrow_bps > 0.0 or costs.borrow_bps_of):
+        dear = "".join(f", {name} {bps:g} bp" for name, bps in sorted(costs.borrow_bps_of.items()))
+        screen.print(f"borrowing a year: {costs.borrow_bps:g} bp{escape(dear)}")
     if mandate.objective != "minimum_active_risk":
         screen.print(f"objective: {mandate.objective.replace('_', ' ')}")
     if mandate.alpha:
@@ -44,6 +47,8 @@ def _limits(mandate: Mandate) -> list[str]:
     limits = mandate.limits
     lines = [f"a name: at most {_share(limits.max_weight)}"] if limits.max_weight < 1.0 else []
     lines += [f"{name}: {_band(band)}" for name, band in sorted(limits.weights.items())]
+    lines += [f"a name: short by at most {_share(limits.max_short)}"] if limits.max_short > 0.0 else []
+    lines += [f"gross exposure: at most {_share(limits.gross)}"] if limits.gross is not None else []
     lines += [f"turnover, buys and sells: at most {_share(limits.turnover)}"] if limits.turnover < 2.0 else []
     lines += [f"cash: {_band(limits.cash)}"] if limits.cash != Band() else []
     lines += [f"tier {tier}: {_band(band)}" for tier, band in sorted(limits.tiers.items())]
@@ -57,7 +62,7 @@ def _limits(mandate: Mandate) -> list[str]:
         days = "" if limit.horizon_days is None else f" over {limit.horizon_days} trading days"
         where = f"in the worst {_share(1.0 - limit.level)} of {limit.scenario}" if limit.level else limit.scenario
         lines.append(f"{where}: loses at most {_share(limit.max_loss)}{against}{days} on average")
-    said = {"max_weight", "weights", "turnover", "cash", "tiers", "stress", "shortfall"}
+    said = {"max_weight", "weights", "turnover", "cash", "tiers", "stress", "shortfall", "max_short", "gross"}
     others: dict[str, Any] = limits.model_dump(mode="json", exclude=said, exclude_defaults=True)
     return lines + [f"{name.replace('_', ' ')}: {value}" for name, value in others.items()]
 

@@ -65,8 +65,8 @@ def words_of(limit: str) -> str:
             return f"the {'active ' if active else ''}{scenario} budget"
         case ["shortfall", scenario, *active]:
             return f"the {'active ' if active else ''}expected shortfall over {scenario}"
-        case ["cash", side]:
-            return f"the cash {side}imum"
+        case ["cash" | "net" as what, side]:
+            return f"the {what} {side}imum"
         case ["tier" | "weight", name, side]:
             return f"the {'cap on' if side == 'max' else 'floor of'} {name}"
         case _:

@@ -13,6 +13,9 @@ from engine.mandates.priorities import LOWEST, check_priorities, priority_of
 LARGEST_EXPOSURE: Final = 10.0
 """A factor exposure beyond this is a slip of the pen (percent for fraction) and refused."""
 
+LARGEST_GROSS: Final = 10.0
+"""Gross exposure beyond this is a slip of the pen and refused."""
+
 KEYS: Final = {
     "tiers": "bucket",
     "active_tiers": "bucket",
@@ -32,9 +35,9 @@ LISTS: Final = ("excluded", "no_buy", "no_sell", "frozen")
 
 
 class Band(Strict):
-    """Lowest and highest share of NAV; a side that is not given does not bind."""
+    """Lowest and highest share of NAV; a side that is not given does not bind. Only a weight may be below 0."""
 
-    min: float = Field(default=0.0, ge=0.0, le=1.0)
+    min: float = Field(default=0.0, ge=-1.0, le=1.0)
     max: float = Field(default=1.0, ge=0.0, le=1.0)
 
     @model_validator(mode="after")
@@ -143,7 +146,7 @@ class Participation(Strict):
 
 
 class LimitSet(Strict):
-    """Limits, all long-only.
+    """Limits, long-only unless a weight may be below 0.
 
     ``priorities`` say what gives way first where not all can be kept: 0 must hold, 5 goes first. They are
     stated by kind (``tiers: 2``) or by limit (``"stress:deepseek": 3``); where they are not, ``DEFAULTS`` hold.
@@ -154,12 +157,21 @@ class LimitSet(Strict):
     ``weights`` and ``active_weights``; ``max_active_weight`` holds in both directions. A line
     counts to its listed sector; one that has none counts to ``unclassified``.
 
-    Of the lists, ``excluded`` may not be held (what is held is sold), ``no_buy`` not bought,
-    ``no_sell`` not sold, ``frozen`` neither. None of them adds a name to what may be bought.
+    A name may be short by ``max_short``, one with a band in ``weights`` down to its ``min``.
+    ``gross`` is the most of the weights taken without sign, cash left out; ``net`` a band on their
+    sum. Bands on tiers and sectors limit longs less shorts; where a name may be short, the ends 0 and
+    1 of a band on tiers, sectors or cash count as not given, save the 0 of cash.
+
+    Of the lists, ``excluded`` may not be held (what is held is sold, what is short covered),
+    ``no_buy`` not bought, ``no_sell`` not sold, ``frozen`` neither; to cover is to buy. None of them
+    adds a name to what may be bought.
     """
 
     max_weight: float = Field(default=1.0, gt=0.0, le=1.0)
     weights: dict[str, Band] = Field(default_factory=dict)
+    max_short: float = Field(default=0.0, ge=0.0, le=1.0)
+    gross: float | None = Field(default=None, gt=0.0, le=LARGEST_GROSS)
+    net: ExposureBand | None = None
     max_active_weight: float = Field(default=1.0, gt=0.0, le=1.0)
     active_weights: dict[str, ActiveBand] = Field(default_factory=dict)
     turnover: float = Field(default=2.0, ge=0.0, le=2.0)
@@ -194,6 +206,16 @@ class LimitSet(Strict):
         return wide + tuple(key for key in keys if getattr(self, key)) + risk + tails
 
     @property
+    def shorts(self) -> bool:
+        """Whether any name may be short."""
+        return self.max_short > 0.0 or any(band.min < 0.0 for band in self.weights.values())
+
+    @property
+    def most_cash(self) -> float:
+        """Highest share of cash; what shorts may bring where they are allowed and no maximum is given."""
+        return 1.0 + LARGEST_GROSS if self.shorts and self.cash.max == 1.0 else self.cash.max
+
+    @property
     def named(self) -> frozenset[str]:
         """The securities that a band of their own makes candidates, held or not."""
         return frozenset({*self.weights, *self.active_weights})
@@ -213,6 +235,16 @@ class LimitSet(Strict):
                 word = "tier" if kind == "bucket" else kind
                 raise ValueError(f"unknown {word} {name!r}{suggestion(name, known)}")
         return bands
+
+    @field_validator("cash", "tiers", "sectors")
+    @classmethod
+    def _are_not_short(cls, value: Band | dict[str, Band], info: ValidationInfo) -> Band | dict[str, Band]:
+        for name, band in value.items() if isinstance(value, dict) else [("", value)]:
+            if band.min < 0.0:
+                raise ValueError(
+                    f"{info.field_name} {name}".strip() + f": min {band.min:g} is below 0; only a weight may be"
+                )
+        return value
 
     @field_validator(*LISTS)
     @classmethod
@@ -247,6 +279,8 @@ class LimitSet(Strict):
 
     @model_validator(mode="after")
     def _add_up(self) -> "LimitSet":
+        if self.shorts:
+            return self
         floor = self.cash.min + sum(band.min for band in self.weights.values())
         if floor > 1.0 + 1e-12:
             raise ValueError(f"the minimum weights and cash sum to {floor:g} of NAV; at most 1 can be held")

@@ -33,6 +33,7 @@ def value_and_scale(case: Case, active: Float[np.ndarray, " n"]) -> tuple[float,
     paid = active_variance(case, active) * case.aversion / 2.0
     traded = np.abs(case.x - case.start)
     paid += float(case.costs @ traded) / case.years
+    paid += float(case.borrow @ np.maximum(-case.x, 0.0))
     paid += float(case.impact @ (traded * np.sqrt(traded))) / case.years
     return paid - float(case.alpha @ case.x), paid + float(np.abs(case.alpha) @ np.abs(active))
 
@@ -70,7 +71,11 @@ def lower_bound(
         rough.append(abs(y * bound))
     kink = case.costs * ((1.0 / case.years if risk else 0.0) + y_b) + lam
     impact = case.impact * (1.0 / case.years if risk else 0.0)
-    minima, reach = one_dimensional_minima(case, Price(gamma * case.own, s, kink, impact))
+    g, short = duals.get("gross", 0.0) if case.gross is not None else 0.0, case.borrow if risk else 0.0 * case.borrow
+    constants.append(-g * (case.gross or 0.0))
+    rough.append(abs(constants[-1]))
+    price = Price(gamma * case.own, s, kink, impact, np.full(len(s), g), short)
+    minima, reach = one_dimensional_minima(case, price)
     depth = 2 * len(w) + len(case.rows) + len(case.shared) + len(case.names) + 16
     # The benchmark is in it because the bound of an active budget is a sum over the benchmark.
     widest = np.max(np.abs([case.lower, case.upper, case.start, case.benchmark]), axis=0)

@@ -48,13 +48,13 @@ def state_box(
     """
     nowhere = np.full(len(names), np.inf)
     bands = {name: limits.weights.get(name) for name in names.labels}
-    lower = np.array([band.min if band else 0.0 for band in bands.values()])
+    lower = np.array([band.min if band else 0.0 - limits.max_short for band in bands.values()])
     upper = np.array([band.max if band else limits.max_weight for band in bands.values()])
     excluded, no_buy, no_sell, frozen = (
         _member(names, chosen) for chosen in (limits.excluded, limits.no_buy, limits.no_sell, limits.frozen)
     )
     steps = [
-        ("excluded", -nowhere, np.where(excluded, 0.0, np.inf)),
+        ("excluded", np.where(excluded, 0.0, -np.inf), np.where(excluded, 0.0, np.inf)),
         ("no_buy", -nowhere, np.where(no_buy, start, np.inf)),
         ("no_sell", np.where(no_sell, start, -np.inf), nowhere),
         ("frozen", np.where(frozen, start, -np.inf), np.where(frozen, start, np.inf)),

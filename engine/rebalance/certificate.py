@@ -63,13 +63,15 @@ def certify(
     For any multipliers ``y >= 0`` (``y_b`` of the budget), ``lam >= 0`` and any ``w``, with
     the inequality ``b'Fb / 2 >= w'F b - w'F w / 2`` of a positive semi-definite ``F``::
 
-        p* >= sum_i min_{lo<=t<=up} [ gamma/2 d_i (t - xb_i)^2 + s_i t + kap_i |t - x0_i| + c_i/years |t - x0_i|^(3/2) ]
+        p* >= sum_i min_{lo<=t<=up} [ gamma/2 d_i (t - xb_i)^2 + s_i t + kap_i |t - x0_i|
+                                      + c_i / years |t - x0_i|^(3/2) ]
               - gamma (w'F B'xb + w'F w / 2) - y_b spendable - y'b - lam tau
         s = gamma B F w - alpha + y_b 1 + A'y       kap_i = k_i (1 / years + y_b) + lam
 
     ``w`` is the answer's own active factor exposure; an issuer with several lines enters
     like one more factor with its variance. A cap on the tracking error adds, for any ``mu >= 0``,
     ``mu/2 (a'Sigma a - te^2)``: ``gamma + mu`` for ``gamma`` and the constant ``- mu te^2 / 2``;
+    a cap on the gross adds ``g (sum |t| - gross)`` and borrowing ``h max(-t, 0)``, kinks at 0;
     the claim's multiplier of the volatility itself, over the volatility, is such a ``mu``. The cap's
     violation is ``sqrt(a'Sigma a) - te``, volatility a year as a fraction of NAV. An expected
     shortfall and a robust budget enter as the row that ``read_cones`` shows each to imply.
@@ -161,7 +163,7 @@ def _common(case: Case, duals: Mapping[str, float], bound: float) -> float:
     mu = duals.get(SQUARED_ERROR, 0.0)
     if mu == 0.0 or bound <= 0.0:
         return bound
-    known = {"cash:min", "turnover", *(name for name, _, _ in case.rows)}
+    known = {"cash:min", "turnover", "gross", *(name for name, _, _ in case.rows)}
     slope = math.fsum(value for name, value in duals.items() if name in known) + mu * (case.tracking_error or 0.0)
     return 2.0 * bound / (slope + math.sqrt(slope * slope + 2.0 * mu * bound)) * (1.0 - 16.0 * UNIT)
 
@@ -183,6 +185,8 @@ def _violation(case: Case, cones: Cones) -> tuple[float, str]:
         **{name: math.fsum(row * case.x) - bound for name, row, bound in case.rows},
         **cones.violation,
     }
+    if case.gross is not None:
+        found["gross"] = math.fsum(np.abs(case.x)) - case.gross
     if case.tracking_error is not None:
         volatility = math.sqrt(max(active_variance(case, case.x - case.benchmark), 0.0))
         found["tracking_error"] = volatility - case.tracking_error

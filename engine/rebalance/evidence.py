@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from engine.conventions import MARKET, OFF_CURVE, TRADING_DAYS, UNCLASSIFIED, is_cash
 from engine.errors import ModelError
-from engine.mandates.mandate import LEAST_COST, LimitSet, Mandate
+from engine.mandates.mandate import LEAST_COST, ActiveBand, Band, ExposureBand, LimitSet, Mandate
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,8 @@ class Claim:
 
     Args:
         weights: Weight after by name, without cash; a name that is absent is held at 0.
-        duals: Multiplier by limit id: ``cash:min`` ``cash:max`` ``turnover``
-            ``tracking_error`` ``tier:<t>:max|min`` ``stress:<s>`` ``stress:<s>:active``
+        duals: Multiplier by limit id: ``cash:min`` ``cash:max`` ``turnover`` ``gross``
+            ``net:max|min`` ``tracking_error`` ``tier:<t>:max|min`` ``stress:<s>`` ``stress:<s>:active``
             ``sector|factor|active_tier|active_sector|active_factor:<key>:max|min``
             ``shortfall:<s>`` ``shortfall:<s>:active``, with ``:leaf:<leaf>`` after it that of a leaf.
     """
@@ -80,6 +80,7 @@ class Case:
     upper: Float[np.ndarray, " n"]
     costs: Float[np.ndarray, " n"]
     impact: Float[np.ndarray, " n"]
+    borrow: Float[np.ndarray, " n"]
     b: Float[np.ndarray, "n k"]
     covariance: Float[np.ndarray, "k k"]
     own: Float[np.ndarray, " n"]
@@ -87,6 +88,7 @@ class Case:
     rows: list[tuple[str, Float[np.ndarray, " n"], float]]
     spendable: float
     turnover: float
+    gross: float | None
     tracking_error: float | None
     aversion: float
     alpha: Float[np.ndarray, " n"]
@@ -186,10 +188,14 @@ def assemble(
     several = sorted(issuer for issuer, lines in Counter(issuers).items() if lines > 1)
     variance = np.array([evidence.variance[name] for name in names])
     lines = [np.array([float(i == issuer) for i in issuers]) for issuer in several]
-    rows: list[tuple[str, Float[np.ndarray, " n"], float]] = [("cash:max", -np.ones(len(names)), limits.cash.max - 1.0)]
+    rows: list[tuple[str, Float[np.ndarray, " n"], float]] = [
+        ("cash:max", -np.ones(len(names)), limits.most_cash - 1.0)
+    ]
+    if limits.net is not None:
+        ones = np.ones(len(names))
+        rows += [("net:max", ones, limits.net.max), ("net:min", -ones, -limits.net.min)]
     for tier, band in limits.tiers.items():
-        share = _shares(evidence, names, tier)
-        rows += [(f"tier:{tier}:max", share, band.max), (f"tier:{tier}:min", -share, -band.min)]
+        rows += _sides(f"tier:{tier}", _shares(evidence, names, tier), band, 0.0, limits)
     for budget in limits.stress:
         if budget.robust > 0.0:
             continue  # a cone, not a row
@@ -220,6 +226,7 @@ def assemble(
         upper=np.array([high for _, high in box]),
         costs=_costs(evidence, names, mandate),
         impact=np.array([_impact(evidence, name, mandate, nav) for name in names]),
+        borrow=np.array([mandate.costs.borrow_bps_of.get(name, mandate.costs.borrow_bps) for name in names]) / 1e4,
         b=b,
         covariance=evidence.covariance,
         own=np.where(np.isin(issuers, several), 0.0, variance),
@@ -227,6 +234,7 @@ def assemble(
         rows=rows,
         spendable=1.0 - limits.cash.min,
         turnover=limits.turnover,
+        gross=limits.gross,
         tracking_error=limits.tracking_error,
         aversion=mandate.risk_aversion if mandate.objective != "least_cost" else 0.0,
         alpha=np.array([mandate.alpha.get(name, 0.0) for name in names]),
@@ -264,10 +272,11 @@ def _name_bounds(
 ) -> tuple[float, float]:
     """Lowest and highest weight of one name under every limit that speaks of single names."""
     band = limits.weights.get(name)
-    lows = [band.min if band else 0.0, held - most_traded]
+    lows = [band.min if band else 0.0 - limits.max_short, held - most_traded]
     highs = [band.max if band else limits.max_weight, held + most_traded]
     if name in limits.excluded:
         highs.append(0.0)
+        lows.append(0.0)
     if name in limits.no_buy or name in limits.frozen:
         highs.append(held)
     if name in limits.no_sell or name in limits.frozen:
@@ -302,9 +311,18 @@ def _band_rows(
             of = kind.removeprefix("active_")
             load = b[:, evidence.factors.index(key)] if of == "factor" else _loads(evidence, of, key, names)
             base = math.fsum(load * own) if kind.startswith("active_") else 0.0
-            rows.append((f"{kind}:{key}:max", load, band.max + base))
-            rows.append((f"{kind}:{key}:min", -load, -(band.min + base)))
+            rows += _sides(f"{kind}:{key}", load, band, base, limits)
     return rows
+
+
+def _sides(
+    limit: str, load: Float[np.ndarray, " n"], band: Band | ActiveBand | ExposureBand, base: float, limits: LimitSet
+) -> list[tuple[str, Float[np.ndarray, " n"], float]]:
+    """Both sides of a band; where names may be short an end that was not given could bind, and is left out."""
+    rows = [(f"{limit}:max", load, band.max + base), (f"{limit}:min", -load, -(band.min + base))]
+    open_ends = {(Band, "max"): 1.0, (Band, "min"): 0.0, (ActiveBand, "max"): 1.0, (ActiveBand, "min"): -1.0}
+    ends = {"max": band.max, "min": band.min}
+    return [row for row in rows if not limits.shorts or open_ends.get((type(band), row[0][-3:])) != ends[row[0][-3:]]]
 
 
 def _loads(evidence: Evidence, kind: str, key: str, names: list[str]) -> Float[np.ndarray, " n"]:

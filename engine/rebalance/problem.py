@@ -28,6 +28,8 @@ BUDGET = "cash:min"
 
 TURNOVER = "turnover"
 
+GROSS = "gross"
+
 TRACKING_ERROR = "tracking_error"
 
 ACTIVE = "active_"
@@ -42,9 +44,9 @@ class Problem:
     """The program of MATH 5 for one book, NAV 1, annual units.
 
     minimise ``gamma/2 |R'(x - xb)|^2 + gamma/2 sum d_i (x_i - xb_i)^2 - alpha'x
-    + (k'|x - x0| + c'|x - x0|^(3/2)) / years``
-    subject to ``lo <= x <= up``, ``1'x + k'|x - x0| <= spendable``, ``A x <= b`` and
-    ``sum |x - x0| <= tau``, and the shortfalls and margins, which are no rows.
+    + (k'|x - x0| + c'|x - x0|^(3/2)) / years + h'max(-x, 0)``
+    subject to ``lo <= x <= up``, ``1'x + k'|x - x0| <= spendable``, ``A x <= b``,
+    ``sum |x - x0| <= tau`` and ``sum |x| <= gross``, and the shortfalls and margins, which are no rows.
 
     Args:
         portfolio_id: The book.
@@ -57,6 +59,7 @@ class Problem:
         upper_kinds: Kind of the limit that sets each ``up``.
         costs: ``k``, fraction of the traded value.
         impact: ``c``, 0 where the mandate leaves impact out; the budget does not pay it.
+        borrow: ``h``, what a short costs a year; 0 where no name may be short.
         years: Holding period that spreads the costs.
         aversion: ``gamma``; 0 under ``least_cost``.
         alpha: Expected return a year.
@@ -68,6 +71,7 @@ class Problem:
         bounds: ``b``.
         spendable: 1 less the cash minimum.
         turnover: ``tau``.
+        gross: The most of ``sum |x|``; None without a cap.
         tracking_error: ``te``, the most of ``sqrt((x - xb)'Sigma(x - xb))``; None without a cap.
         shortfalls: Limits on expected shortfall over the leaves of a tree.
         margins: Stress budgets that count specific risk as loss; they have no row.
@@ -83,6 +87,7 @@ class Problem:
     upper_kinds: tuple[str, ...]
     costs: Float[np.ndarray, " n_names"]
     impact: Float[np.ndarray, " n_names"]
+    borrow: Float[np.ndarray, " n_names"]
     years: float
     aversion: float
     alpha: Float[np.ndarray, " n_names"]
@@ -93,6 +98,7 @@ class Problem:
     bounds: Float[np.ndarray, " n_rows"]
     spendable: float
     turnover: float
+    gross: float | None
     tracking_error: float | None
     shortfalls: tuple[Shortfall, ...] = ()
     margins: tuple[Margin, ...] = ()
@@ -197,6 +203,7 @@ def state_problem(
         upper_kinds=box.upper_kinds,
         costs=costs,
         impact=_impact(names, (root**2).sum(axis=1) + specific, mandate, terms.volumes, nav),
+        borrow=_borrow(names, mandate),
         years=mandate.costs.holding_years,
         aversion=0.0 if mandate.objective == "least_cost" else mandate.risk_aversion,
         alpha=np.array([mandate.alpha.get(name, 0.0) for name in names.labels]),
@@ -207,6 +214,7 @@ def state_problem(
         bounds=np.array([row.bound for row in rows]),
         spendable=1.0 - limits.cash.min,
         turnover=limits.turnover,
+        gross=limits.gross,
         tracking_error=limits.tracking_error,
         shortfalls=state_shortfalls(mandate, trees, index),
         margins=state_margins(mandate, shocks, terms.horizons, (specific, several), index),
@@ -245,6 +253,14 @@ def _impact(
     return costs.impact * np.sqrt(variance / TRADING_DAYS * nav / volume)
 
 
+def _borrow(names: Axis, mandate: Mandate) -> Float[np.ndarray, " n_names"]:
+    """``h``: what borrowing each name costs a year, fraction of what is short."""
+    costs = mandate.costs
+    if not mandate.limits.shorts:
+        return np.zeros(len(names))
+    return np.array([costs.borrow_bps_of.get(name, costs.borrow_bps) for name in names.labels]) / 1e4
+
+
 def _risk(
     model: RiskModel, at: np.ndarray
 ) -> tuple[Float[np.ndarray, "n_names n_columns"], Float[np.ndarray, " n_names"]]:
@@ -278,7 +294,11 @@ def _rows(
     """Cash, tiers and stress budgets in a fixed order."""
     limits = mandate.limits
     shares = curve.shares(names)
-    rows = [_Row("cash:max", -np.ones(len(names)), limits.cash.max - 1.0)]
+    rows = [_Row("cash:max", -np.ones(len(names)), limits.most_cash - 1.0)]
+    if limits.net is not None and limits.net.max < LARGEST_EXPOSURE:
+        rows.append(_Row("net:max", np.ones(len(names)), limits.net.max))
+    if limits.net is not None and limits.net.min > -LARGEST_EXPOSURE:
+        rows.append(_Row("net:min", -np.ones(len(names)), -limits.net.min))
     for tier, band in sorted(limits.tiers.items()):
         share = shares[:, curve.buckets.labels.index(tier)]
         if band.max < 1.0:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from engine.rebalance.cone_program import ConeBlock, ConeShape, cone_shape
-from engine.rebalance.problem import BUDGET, TRACKING_ERROR, TURNOVER, Problem
+from engine.rebalance.problem import BUDGET, GROSS, TRACKING_ERROR, TURNOVER, Problem
 
 Shape = tuple[int, int, int, bool, frozenset[str], ConeShape]
 
@@ -83,12 +83,16 @@ class RebalanceProgram:
         self.spendable, self.turnover = cp.Parameter(), cp.Parameter()
         self.radius, self.radius_unit = cp.Parameter(), cp.Parameter(nonneg=True)
         self.alpha = cp.Parameter(n)
+        self.short, self.opening = cp.Variable(n, nonneg=True), cp.Parameter(n)
+        self.borrow, self.gross = cp.Parameter(n, nonneg=True), cp.Parameter()
         objective = self.linear_costs @ self.t
         if "risk" in self.terms:
             own = cp.multiply(self.sd, self.z) - self.sd_b
             objective = cp.sum_squares(self.y) / 2.0 + cp.sum_squares(own) / 2.0 + objective
         if "alpha" in self.terms:
             objective -= self.alpha @ self.z
+        if "borrow" in self.terms:
+            objective += self.borrow @ self.short
         if "impact" in self.terms:
             objective += self.impact @ cp.power(self.t, 1.5, approx=False)
         self.limits = self._limits(0.0)
@@ -104,18 +108,23 @@ class RebalanceProgram:
             self.rows @ self.z <= self.bounds + slack,
             cp.sum(self.t) <= self.turnover + slack,
         ]
+        if "gross" in self.terms:
+            limits.append(cp.sum(self.z) + cp.sum(self.opening) + 2.0 * cp.sum(self.short) <= self.gross + slack)
         if self.capped:
             active = [self.root @ self.z - self.root_b, cp.multiply(self.sd, self.z) - self.sd_b]
             limits.append(cp.norm(cp.hstack(active)) <= self.radius + self.radius_unit * slack)
         return limits + self.cones.limits(self.z, slack)
 
     def _box(self) -> list[Any]:
-        return [
+        box = [
             self.z >= self.lower,
             self.z <= self.upper,
             self.t >= self.z,
             self.t >= -self.z,
         ]
+        if self.terms & {"gross", "borrow"}:
+            box.append(self.short >= -self.opening - self.z)
+        return box
 
     def solve(self, problem: Problem, attempt: Attempt, *, elastic: bool = False) -> RawAnswer:
         """Solve one problem of this shape.
@@ -155,6 +164,9 @@ class RebalanceProgram:
         self.sd.value, self.sd_b.value = sd * unit, sd * gap
         self.linear_costs.value = problem.costs * (scale * unit / problem.years)
         self.alpha.value = problem.alpha * (scale * unit)
+        self.borrow.value = problem.borrow * (scale * unit)
+        self.opening.value = problem.start / unit
+        self.gross.value = 0.0 if problem.gross is None else (problem.gross - margin) / unit
         self.costs.value = problem.costs
         self.impact.value = problem.impact * (scale * unit**1.5 / problem.years)
         self.lower.value = (problem.lower - problem.start) / unit
@@ -169,21 +181,29 @@ class RebalanceProgram:
         self.cones.load(problem, unit, margin)
 
     def _duals(self, problem: Problem, limits: list[Any], scale: float) -> dict[str, float]:
-        plain = 4 if self.capped else 3
-        budget, rows, turnover, *cap = (
+        plain = 3 + ("gross" in self.terms) + self.capped
+        budget, rows, turnover, *further = (
             np.atleast_1d(np.asarray(limit.dual_value, dtype=np.float64)) for limit in limits[:plain]
         )
         found = {BUDGET: budget[0], TURNOVER: turnover[0], **dict(zip(problem.row_ids, rows, strict=True))}
         found |= self.cones.duals(problem, limits[plain:])
-        if cap:
-            found[TRACKING_ERROR] = cap[0][0] * self.radius_unit.value
+        if "gross" in self.terms:
+            found[GROSS] = further.pop(0)[0]
+        if further:
+            found[TRACKING_ERROR] = further[0][0] * self.radius_unit.value
         # Signs of dual values have changed between versions of cvxpy; a multiplier of a <= row is >= 0.
         return {name: abs(float(value)) / scale for name, value in found.items()}
 
 
 def shape_of(problem: Problem) -> Shape:
     """The shape that decides which compiled program fits."""
-    terms = {"risk": problem.aversion > 0.0, "alpha": problem.alpha.any(), "impact": problem.impact.any()}
+    terms = {
+        "risk": problem.aversion > 0.0,
+        "alpha": problem.alpha.any(),
+        "impact": problem.impact.any(),
+        "borrow": problem.borrow.any(),
+        "gross": problem.gross is not None,
+    }
     asked = frozenset(name for name, is_there in terms.items() if is_there)
     n, k, m = len(problem.names), problem.root.shape[1], len(problem.row_ids)
     return n, k, m, problem.tracking_error is not None, asked, cone_shape(problem)

@@ -1,11 +1,15 @@
 """What the objective would save if a limit were a little wider."""
 
 from collections.abc import Mapping
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float
 
-from engine.rebalance.problem import BUDGET, TRACKING_ERROR, TURNOVER, Problem
+from engine.rebalance.problem import BUDGET, GROSS, TRACKING_ERROR, TURNOVER, Problem
+
+FLAT: Final = 1e-8
+"""A position below this fraction of NAV, of a name that may be short, is neither long nor short."""
 
 
 def marginal_costs(
@@ -19,6 +23,7 @@ def marginal_costs(
         kap = k (1 / years + y_b) + lam
         mu = (multiplier of the tracking error) / (tracking error)
         buying adds s + kap, selling -s + kap; a trade that is taken back gives its kap back
+        the gross g adds g to s of a long, a short -g - h with its borrowing cost h, a flat name either
 
     A shortfall adds the losses of each leaf at the leaf's multiplier, a robust budget its slope.
     Limits are counted at their multipliers. At an optimum no name inside its bounds has a
@@ -48,8 +53,12 @@ def marginal_costs(
         slope = slope + cone.pressure(weights, duals)
     moved = np.sign(weights - problem.start)
     slope = slope + moved * 1.5 * problem.impact * np.sqrt(np.abs(weights - problem.start)) / problem.years
+    gross = duals.get(GROSS, 0.0)
+    dust = np.where(problem.lower < 0.0, FLAT, 0.0)
+    up = slope + np.where(weights < -dust, -gross - problem.borrow, gross)
+    down = slope + np.where(weights > dust, gross, -gross - problem.borrow)
     kink = problem.costs * (1.0 / problem.years + y_b) + duals.get(TURNOVER, 0.0)
-    return slope + np.where(moved < 0.0, -kink, kink), -slope + np.where(moved > 0.0, -kink, kink)
+    return up + np.where(moved < 0.0, -kink, kink), -down + np.where(moved > 0.0, -kink, kink)
 
 
 def shadow_prices(

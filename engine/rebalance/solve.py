@@ -172,13 +172,19 @@ def repairs(problem: Problem, weights: Float[np.ndarray, " n_names"]) -> Iterato
 
     An interior-point answer trades a little of every name. Leaving that out moves the sums,
     which can cost the last digit of a binding limit or of a tracker's tiny objective, so
-    smaller and smaller dust is offered, at last all of it.
+    smaller and smaller dust is offered, at last all of it. Of a name
+    that may be short, a position of dust is none, and one a margin from its lowest weight is there.
     """
     inside = np.clip(weights, problem.lower, problem.upper)
     allowed = (problem.start >= problem.lower) & (problem.start <= problem.upper)
     left_out = -1
     for size in DUST:
         stays = (np.abs(inside - problem.start) <= size) & allowed
-        if stays.sum() != left_out:
-            left_out = int(stays.sum())
-            yield np.where(stays, problem.start, inside)
+        short = (problem.lower < 0.0) & ~stays
+        flat = short & (np.abs(inside) <= size)
+        shortest = short & (inside - problem.lower <= min(size, MARGIN))
+        settled = int(stays.sum() + flat.sum() + shortest.sum())
+        if settled != left_out:
+            left_out = settled
+            rest = np.where(flat, 0.0, np.where(shortest, problem.lower, inside))
+            yield np.where(stays, problem.start, rest)

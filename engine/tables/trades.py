@@ -8,6 +8,8 @@ from engine.tables.columns import FRACTION, MONEY, count_column, id_column, numb
 
 LIMIT_KINDS: Final = (
     "turnover",
+    "gross",
+    "net",
     "cash",
     "tier",
     "active_tier",

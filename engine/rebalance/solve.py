@@ -11,6 +11,7 @@ from engine.conventions import FEASIBILITY
 from engine.rebalance.certificate import Verdict
 from engine.rebalance.direct import is_plain
 from engine.rebalance.evidence import Claim
+from engine.rebalance.polish import polish
 from engine.rebalance.problem import Problem
 from engine.rebalance.rebalance_program import Attempt, RawAnswer, RebalanceProgram, Shape, shape_of
 from engine.rebalance.reduction import solve_reduced
@@ -129,14 +130,16 @@ def solve_problem(problem: Problem, programs: Programs, *, judge: Judge, refute:
         last = solve_reduced(problem, attempt) if short else programs.fit(problem).solve(problem, attempt)
         if last.weights is None or not np.isfinite(last.weights).all():
             continue
-        for weights in repairs(problem, last.weights):
-            verdict = judge(Claim(dict(zip(problem.names.labels, weights.tolist(), strict=True)), last.duals))
+        for raw, weights in _sharpened(problem, last):
+            verdict = judge(Claim(dict(zip(problem.names.labels, weights.tolist(), strict=True)), raw.duals))
             if verdict.accepted:
-                return Answer("certified", weights, last.duals, verdict, 0.0, last.solver, number, last.iterations)
-        if nearest is None or verdict.relative_gap < nearest.relative_gap:
-            nearest = verdict
-        unit = float(np.clip(np.abs(weights - problem.start).max(initial=0.0), SMALLEST_UNIT, 1.0))
-        scale = 1.0 / max(verdict.scale, SMALLEST_OBJECTIVE)
+                return Answer("certified", weights, raw.duals, verdict, 0.0, raw.solver, number, raw.iterations)
+            if raw is last:
+                reached, found = weights, verdict
+        if nearest is None or found.relative_gap < nearest.relative_gap:
+            nearest = found
+        unit = float(np.clip(np.abs(reached - problem.start).max(initial=0.0), SMALLEST_UNIT, 1.0))
+        scale = 1.0 / max(found.scale, SMALLEST_OBJECTIVE)
     held = Answer("held", problem.start, {}, nearest, 0.0, last.solver, len(SHORTCUTS + LADDER) - 1, last.iterations)
     elastic = programs.fit(problem).solve(problem, Attempt("CLARABEL"), elastic=True)
     if elastic.weights is None or not np.isfinite(elastic.weights).all():
@@ -165,6 +168,18 @@ def _nowhere_to_go(problem: Problem, apart: Float[np.ndarray, " n_names"], refut
     conflict = refute(Claim(dict(zip(problem.names.labels, problem.start.tolist(), strict=True)), duals))
     status = "infeasible" if conflict > 0.0 else "held"
     return Answer(status, problem.start, duals, None, conflict, "none", 0, 0)
+
+
+def _sharpened(problem: Problem, raw: RawAnswer) -> Iterator[tuple[RawAnswer, Float[np.ndarray, " n_names"]]]:
+    """The repaired answer, and if none of that is certified the same with its last digits solved for."""
+    if raw.weights is None:
+        return
+    for weights in repairs(problem, raw.weights):
+        yield raw, weights
+    sharp = polish(problem, raw)
+    if sharp is not raw and sharp.weights is not None and np.isfinite(sharp.weights).all():
+        for weights in repairs(problem, sharp.weights):
+            yield sharp, weights
 
 
 def repairs(problem: Problem, weights: Float[np.ndarray, " n_names"]) -> Iterator[Float[np.ndarray, " n_names"]]:

@@ -52,7 +52,7 @@ def every_name_twice(seed: int) -> Book:
         shares=shares,
         shocks={name: shock[first] for name, shock in book.shocks.items()},
         bps={name: book.bps[f"S{i % 5}"] for i, name in enumerate(NAMES)},
-        limits={**LOOSE, "turnover": 0.3, "tiers": {"a": {"max": 0.3}}},
+        limits={**LOOSE, "tiers": {"a": {"max": 0.3}}},
     )
 
 

@@ -19,7 +19,7 @@ from engine.book.budgets import unmeasured_budgets, with_budgets
 from engine.documents import suggestion
 from engine.errors import ConfigurationError, UsageError
 from engine.intake import Notice, notices_frame
-from engine.mandates.mandate import check_horizons
+from engine.mandates.horizons import check_horizons
 from engine.risk.portfolios import Portfolios, weigh_benchmarks
 from engine.stress.hedge import Candidates, Objective, basis_matrix, hedge_losses, room_for
 from engine.stress.hedge_tables import Hedged, tabulate_hedges

@@ -14,7 +14,8 @@ from engine.curve.universe import CalibrationSettings, Universe, build_universe,
 from engine.documents import suggestion
 from engine.errors import ConfigurationError, InputFileError, ModelError, UsageError
 from engine.intake import check_columns
-from engine.mandates.mandate import Mandate, check_horizons, read_mandates
+from engine.mandates.horizons import check_horizons
+from engine.mandates.mandate import Mandate, read_mandates
 from engine.risk.alternatives import read_alternatives
 from engine.risk.history import FactorHistory
 from engine.risk.model import RiskModel
@@ -132,7 +133,7 @@ def load_universe(
             "factor": model.factors.labels,
         },
     )
-    check_horizons(mandates, _horizons(library, mandates))
+    check_horizons(mandates, _horizons(library, mandates), folder.folder_texts("mandates"))
     _refuse_unknown_mandates(folder.tables["portfolios"], mandates)
     return LoadedUniverse(
         universe=checked,

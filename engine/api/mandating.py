@@ -7,9 +7,12 @@ from pathlib import Path
 import polars as pl
 
 from engine.api.loading import load_model, scenario_vocabulary, tree_vocabulary
+from engine.contracts import empty
+from engine.conventions import UNCLASSIFIED
 from engine.documents import suggestion
 from engine.errors import ConfigurationError, UsageError
-from engine.mandates.mandate import Mandate, check_horizons, read_mandates
+from engine.mandates.horizons import check_horizons
+from engine.mandates.mandate import Mandate, read_mandates
 from engine.scenarios.library import ScenarioLibrary, read_library
 from engine.store.universes import find_universe, read_universe
 
@@ -20,7 +23,7 @@ class Rules:
 
     Args:
         texts: File name and text by the id that the file name promises.
-        vocabulary: Known names by kind: ``scenario``, ``bucket``, ``security``.
+        vocabulary: Known names by kind: ``scenario``, ``bucket``, ``security``, ``sector``, ``factor``.
         library: Scenarios, whose horizons a budget may state.
         portfolios: Table ``portfolios`` as read.
     """
@@ -50,11 +53,17 @@ def load_rules(universe: str = "ai_curve") -> Rules:
     calibrated = load_model(root / "model")
     model, curve = calibrated.model, calibrated.curve
     library = read_library(folder.folder_texts("scenarios"), scenario_vocabulary(model, curve))
-    listed = folder.tables.get("securities", pl.DataFrame({"security_id": []}))["security_id"].to_list()
+    securities = folder.tables.get("securities", empty("securities"))
+    listed, sectors = (
+        securities[name].drop_nulls().to_list() if name in securities.columns else []
+        for name in ("security_id", "gics_sector")
+    )
     vocabulary = {
         "scenario": library.ids,
         "bucket": curve.buckets.labels,
         "security": tuple(sorted({*model.securities.labels, *listed})),
+        "sector": (*sorted(set(sectors)), UNCLASSIFIED),
+        "factor": model.factors.labels,
     }
     rules = Rules({}, vocabulary, library, folder.tables.get("portfolios", pl.DataFrame()))
     return rules.with_texts(folder.folder_texts("mandates"))
@@ -91,7 +100,8 @@ def show_rules(rules: Rules, name: str) -> tuple[Mandate, tuple[str, ...]]:
     mandate = read_mandates({source: text}, vocabulary)[name]
     dated = [budget.scenario for budget in mandate.limits.budgets if budget.horizon_days is not None]
     picked = rules.library.pick(dated)[0] if dated else []
-    check_horizons({name: mandate}, {scenario.id: scenario.body.horizon_days for scenario in picked})
+    horizons = {scenario.id: scenario.body.horizon_days for scenario in picked}
+    check_horizons({name: mandate}, horizons, {source: text})
     if "mandate_id" not in rules.portfolios.columns:
         return mandate, ()
     books = rules.portfolios.filter(pl.col("mandate_id") == name)["portfolio_id"].drop_nulls()

@@ -13,7 +13,7 @@ from engine.book.assess import Yardstick, assess, shock_table, summarise
 from engine.book.budgets import unmeasured_budgets
 from engine.errors import ConfigurationError
 from engine.intake import Notice, notices_frame
-from engine.mandates.mandate import check_horizons
+from engine.mandates.horizons import check_horizons
 from engine.risk.portfolios import Portfolios, weigh_benchmarks
 from engine.scenarios.scenario import Scenario
 from engine.stress.disagreement import ModelMoves, apply_models

@@ -369,8 +369,7 @@ def read_mandates(texts: Mapping[str, str], vocabulary: Mapping[str, tuple[str, 
         except ConfigurationError as error:
             faults += error.faults
             continue
-        stem = name.rsplit("/", 1)[-1].removesuffix(".yaml")
-        if mandate.id != stem:
+        if mandate.id != stem_of(name):
             faults.append(f"{name}:1:1: holds mandate {mandate.id!r}; file and id must agree")
         mandates[mandate.id] = mandate
     if faults:
@@ -378,23 +377,6 @@ def read_mandates(texts: Mapping[str, str], vocabulary: Mapping[str, tuple[str, 
     return mandates
 
 
-def check_horizons(mandates: Mapping[str, Mandate], horizons: Mapping[str, int]) -> None:
-    """Refuse a budget that was set for another horizon than its scenario has.
-
-    Args:
-        mandates: By id.
-        horizons: Trading days by scenario; a scenario that is not named is not checked.
-
-    Raises:
-        ConfigurationError: every budget whose ``horizon_days`` is not its scenario's.
-    """
-    faults = [
-        f"mandate {mandate.id}: its budget on {budget.scenario} is for {budget.horizon_days} trading days, "
-        f"the scenario runs {horizons[budget.scenario]}; state the same horizon in both"
-        for mandate in mandates.values()
-        for budget in mandate.limits.budgets
-        if budget.horizon_days is not None and budget.scenario in horizons
-        if budget.horizon_days != horizons[budget.scenario]
-    ]
-    if faults:
-        raise ConfigurationError(faults)
+def stem_of(source: str) -> str:
+    """The id that a file's name promises."""
+    return source.rsplit("/", 1)[-1].removesuffix(".yaml")

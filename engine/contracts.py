@@ -116,6 +116,8 @@ CONTRACTS: Final = MappingProxyType(
             "limits": trades.Limits,
             "conflicts": trades.Conflicts,
             "certificates": trades.Certificates,
+            "allotments": trades.Allotments,
+            "firm_liquidity": trades.FirmLiquidity,
             "exceptions": trades.Exceptions,
         }.items()
     }

@@ -91,7 +91,7 @@ def test_runs_of_a_day_are_numbered_from_one(out: Path, folders: tuple[Path, Pat
 
 def test_every_table_keeps_its_contract_when_read_back(folders: tuple[Path, Path]) -> None:
     tables = sorted(folders[0].glob("*.parquet"))
-    assert len(tables) == 23
+    assert len(tables) == 25
     for path in tables:
         frame = pl.read_parquet(path)
         assert frame.columns[:2] == ["as_of", "run_id"]

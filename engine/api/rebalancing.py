@@ -2,14 +2,17 @@
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import polars as pl
 
 from engine.api.loading import LoadedUniverse
 from engine.api.stressing import prepare
-from engine.book.chunk import Task, rebalance_chunk
+from engine.book.allotment import count_volume, share_volume
+from engine.book.chunk import Task, rebalance_chunk, state_bare
+from engine.book.demand import measure_demand
+from engine.contracts import empty
 from engine.intake import Notice
 
 WHIPSAW: Final = "overreaction"
@@ -50,6 +53,7 @@ def rebalance_portfolios(
         UsageError: an unknown portfolio or scenario.
         ConfigurationError: no scenario can run.
         DataError: no book can be measured.
+        ContractError: the books together trade more of a name than the firm may.
     """
     books = loaded.only(only)
     budgeted = {budget.scenario for mandate in loaded.mandates.values() for budget in mandate.limits.budgets}
@@ -69,5 +73,13 @@ def rebalance_portfolios(
         history=loaded.history,
         notices=ready.notices,
     )
+    sharing, securities = loaded.universe.settings.liquidity, loaded.universe.securities
+    # Over all books of the run, before any of them is solved: the shares do not depend on chunks.
+    if sharing.firm_participation is not None:
+        volumes = dict(securities.select("security_id", "adv_base").drop_nulls().iter_rows())
+        demand = measure_demand(state_bare(ready.portfolios, task), volumes)
+        task = replace(task, allotments=share_volume(demand, securities, sharing))
     tables, notices = rebalance_chunk(ready.portfolios, task)
+    tables["allotments"] = empty("allotments") if task.allotments is None else task.allotments
+    tables["firm_liquidity"] = count_volume(tables["trades"], tables["allotments"], securities, sharing)
     return RebalanceResult(ready.portfolios.as_of, tables, ready.refused, notices)

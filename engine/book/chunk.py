@@ -1,7 +1,7 @@
 """The one pipeline: books before, rebalanced, after, certified, as tables."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +20,7 @@ from engine.book.answers import (
 from engine.book.assess import Yardstick, assess, shock_table, summarise
 from engine.book.breaches import gave_way, why_not
 from engine.book.budgets import unmeasured_budgets
+from engine.book.demand import Stated
 from engine.book.leaves import horizon_table, leaf_table
 from engine.book.whipsaw import price_whipsaws
 from engine.contracts import CONTRACTS, empty
@@ -73,6 +74,7 @@ class Task:
         settings: The universe's: loss band, guard-rails, what leaving costs.
         history: Past of the factors.
         notices: What was noticed in the inputs so far.
+        allotments: Table ``allotments`` of all books of the run; None where no volume is shared out.
     """
 
     curve: Curve
@@ -84,6 +86,7 @@ class Task:
     settings: StressSettings
     history: FactorHistory
     notices: tuple[Notice, ...]
+    allotments: pl.DataFrame | None = None
 
 
 def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.DataFrame], tuple[Notice, ...]]:
@@ -108,22 +111,10 @@ def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.Da
     notices = [*task.notices, *faults, *unmeasured_budgets(portfolios, task.mandates, benchmarks)]
     for case in cases:
         notices += _unfit(case, books, task, benchmarks, priced)
+        notices += _unseen(case, task, benchmarks, funds=frozenset(portfolios.fund_names))
     aside = {notice.portfolio_id for notice in notices if notice.severity == "quarantine"}
-    # A fund is traded as one name that is and does what its constituents are and do.
-    model, curve, funds = portfolios.model, task.curve, portfolios.funds
-    if funds is not None:
-        model, curve = traded_model(model, funds), traded_curve(curve, model.securities, funds)
     moves = shock_table(portfolios, task.outcomes) if task.outcomes else empty("shocks")
-    terms = Terms(
-        model=model,
-        curve=curve,
-        shocks={one.scenario.id: one.total if funds is None else funds @ one.total for one in task.outcomes},
-        half_spread_bps=dict(task.securities.select("security_id", "half_spread_bps").drop_nulls().iter_rows()),
-        volumes=dict(task.securities.select("security_id", "adv_base").drop_nulls().iter_rows()),
-        sectors=dict(task.securities.select("security_id", "gics_sector").drop_nulls().iter_rows()),
-        trees={one.scenario.id: _tree(one, funds) for one in task.outcomes if one.branches},
-        horizons={one.scenario.id: one.scenario.body.horizon_days for one in task.outcomes},
-    )
+    terms = _terms(portfolios, task)
     evidence = with_scenarios(
         _evidence(terms, moves, task),
         leaves=leaf_table(portfolios, task.outcomes),
@@ -170,6 +161,55 @@ def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.Da
     notices += [*why_not(results, conflicts), *gave_way(tables["limits"])]
     tables["exceptions"] = notices_frame(notices)
     return tables, tuple(notices)
+
+
+def state_bare(portfolios: Portfolios, task: Task) -> list[Stated]:
+    """Every book that can be rebalanced, as if the day's volume had no end.
+
+    Args:
+        portfolios: Weights of all books of the run.
+        task: Mandates, scenarios, tables.
+    """
+    benchmarks, faults = weigh_benchmarks(task.benchmarks, portfolios)
+    books, terms = portfolios.books(), _terms(portfolios, replace(task, allotments=None))
+    priced = set(task.securities.filter(pl.col("price").is_not_null())["security_id"].to_list())
+    unusable = {fault.portfolio_id for fault in faults}
+    stated = []
+    for case in _cases(books, task):
+        if case.portfolio_id in unusable or _unfit(case, books, task, benchmarks, priced):
+            continue
+        index = benchmarks.get(case.benchmark_id) if case.benchmark_id is not None else None
+        own = case.mandate.limits.participation
+        limits = case.mandate.limits.model_copy(update={"participation": None})
+        mandate = case.mandate.model_copy(update={"limits": limits})
+        problem = state_problem(
+            case.portfolio_id, weights=case.weights, benchmark=index, mandate=mandate, terms=terms, nav=case.nav
+        )
+        stated.append(Stated(problem, case.nav, own, follows=index is not None))
+    return stated
+
+
+def _terms(portfolios: Portfolios, task: Task) -> Terms:
+    """What the books are traded with; a fund is one name that is and does what its constituents are and do."""
+    model, curve, funds = portfolios.model, task.curve, portfolios.funds
+    if funds is not None:
+        model, curve = traded_model(model, funds), traded_curve(curve, model.securities, funds)
+    allotted: dict[str, dict[str, float | None]] | None = None
+    if task.allotments is not None:
+        allotted = {}
+        for book, name, most in task.allotments.select("portfolio_id", "security_id", "allotted_base").iter_rows():
+            allotted.setdefault(book, {})[name] = most
+    return Terms(
+        model=model,
+        curve=curve,
+        shocks={one.scenario.id: one.total if funds is None else funds @ one.total for one in task.outcomes},
+        half_spread_bps=dict(task.securities.select("security_id", "half_spread_bps").drop_nulls().iter_rows()),
+        volumes=dict(task.securities.select("security_id", "adv_base").drop_nulls().iter_rows()),
+        sectors=dict(task.securities.select("security_id", "gics_sector").drop_nulls().iter_rows()),
+        trees={one.scenario.id: _tree(one, funds) for one in task.outcomes if one.branches},
+        horizons={one.scenario.id: one.scenario.body.horizon_days for one in task.outcomes},
+        allotted=allotted,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +316,7 @@ def _evidence(terms: Terms, moves: pl.DataFrame, task: Task) -> Evidence:
         memberships=terms.curve.memberships,
         shocks=moves,
         securities=task.securities,
-    )
+    ).with_allotments(task.allotments)
 
 
 def _unfit(
@@ -310,3 +350,33 @@ def _unfit(
     if free := sorted(candidates - priced):
         faults["book.unpriced"] = f"the securities table has no price of {', '.join(free[:3])}, which it could buy"
     return [Notice(code, "quarantine", message, "holdings", book) for code, message in faults.items()]
+
+
+def _unseen(
+    case: _Case, task: Task, benchmarks: Mapping[str, Mapping[str, float]], *, funds: frozenset[str]
+) -> list[Notice]:
+    """A warning that names what is not traded because its volume is not known, and what a sector band cannot see."""
+    limits, book = case.mandate.limits, case.portfolio_id
+    index = benchmarks.get(case.benchmark_id, {}) if case.benchmark_id is not None else {}
+    candidates = sorted({*case.weights, *index, *case.mandate.buy_list, *limits.named})
+    notices = []
+    own = limits.participation is not None and limits.participation.unknown_volume == "hold"
+    unknown = set(candidates) - set(task.securities.filter(pl.col("adv_base").is_not_null())["security_id"].to_list())
+    if not own and task.allotments is not None:
+        capped = task.allotments.filter((pl.col("portfolio_id") == book) & pl.col("allotted_base").is_not_null())
+        unknown &= set(capped["security_id"].to_list())
+    if unknown and (own or task.allotments is not None):
+        shown = ", ".join(sorted(unknown)[:5]) + (", ..." if len(unknown) > 5 else "")
+        message = (
+            f"{len(unknown)} names have no adv_base and are not traded ({shown}); add their volume, or say "
+            "unknown_volume: allow"
+        )
+        notices.append(Notice("book.volume", "warn", message, "securities", book))
+    if (limits.sectors or limits.active_sectors) and (seen := [name for name in candidates if name in funds]):
+        shown = ", ".join(seen[:5]) + (", ..." if len(seen) > 5 else "")
+        message = (
+            f"the sector limits of mandate {case.mandate.id} do not see through {shown}; each counts to its own "
+            "listed sector, or to unclassified"
+        )
+        notices.append(Notice("book.sector_fund", "warn", message, "mandates", book))
+    return notices

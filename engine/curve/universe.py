@@ -91,6 +91,18 @@ class StressSettings(Strict):
     default_loss_scale: float = Field(default=0.10, gt=0.0, le=1.0)
 
 
+class FirmLiquidity(Strict):
+    """The most of a day's volume of a name that all books of the universe may trade together.
+
+    ``firm_participation`` is shared out before the books are rebalanced; none is shared out where
+    it is not given. ``unknown_volume`` says whether a name without a known volume is held or
+    traded without such a cap.
+    """
+
+    firm_participation: float | None = Field(default=None, gt=0.0, le=1.0)
+    unknown_volume: Literal["hold", "allow"] = "hold"
+
+
 class UniverseSettings(Strict):
     """The file ``universe.yaml``."""
 
@@ -102,6 +114,7 @@ class UniverseSettings(Strict):
     tiers: tuple[Tier, ...] = Field(min_length=2)
     calibration: CalibrationSettings = Field(default_factory=CalibrationSettings)
     stress: StressSettings = Field(default_factory=StressSettings)
+    liquidity: FirmLiquidity = Field(default_factory=FirmLiquidity)
 
     @field_validator("tiers")
     @classmethod

@@ -338,6 +338,12 @@ def show_rebalance(screen: Console, tables: Mapping[str, pl.DataFrame], scenario
         f"{cured} budget{'s' if cured != 1 else ''} breached before and met after; "
         f"cost {money(float(after['cost_base'].fill_null(0.0).sum()))} in all"
     )
+    full = (
+        tables["firm_liquidity"].filter(pl.col("at_cap")).sort("traded_base", "security_id", descending=[True, False])
+    )
+    if full.height:
+        shown = ", ".join(full["security_id"].head(5).to_list()) + (", ..." if full.height > 5 else "")
+        screen.print(f"the firm is at its share of the day's volume in {full.height} names: {escape(shown)}")
 
 
 def _gap(proof: Mapping[str, Any] | None) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from engine.documents import load_document
 from engine.errors import ConfigurationError
-from engine.mandates.mandate import Mandate, stem_of
+from engine.mandates.mandate import Mandate, ShortfallLimit, StressBudget, stem_of
 
 
 def check_horizons(
@@ -25,9 +25,10 @@ def check_horizons(
     faults = []
     for mandate in mandates.values():
         limits = mandate.limits
-        stress = [("stress", number, budget) for number, budget in enumerate(limits.stress)]
-        shortfall = [("shortfall", number, budget) for number, budget in enumerate(limits.shortfall)]
-        for key, number, budget in [*stress, *shortfall]:
+        budgets: list[tuple[str, int, StressBudget | ShortfallLimit]] = []
+        budgets += [("stress", number, budget) for number, budget in enumerate(limits.stress)]
+        budgets += [("shortfall", number, budget) for number, budget in enumerate(limits.shortfall)]
+        for key, number, budget in budgets:
             runs = horizons.get(budget.scenario)
             if budget.horizon_days is None or runs is None or budget.horizon_days == runs:
                 continue

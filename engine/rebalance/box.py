@@ -35,6 +35,7 @@ def state_box(
     benchmark: Float[np.ndarray, " n_names"] | None,
     limits: LimitSet,
     capacity: Float[np.ndarray, " n_names"] | None = None,
+    allotted: Float[np.ndarray, " n_names"] | None = None,
 ) -> Box:
     """The tightest bounds of every limit on single names.
 
@@ -45,6 +46,8 @@ def state_box(
         limits: Of the mandate.
         capacity: Largest trade that the day's volume allows, fraction of NAV; None where no
             participation is limited.
+        allotted: Largest trade that the book's part of the firm's volume allows, fraction of NAV;
+            None where no volume is shared out.
     """
     nowhere = np.full(len(names), np.inf)
     bands = {name: limits.weights.get(name) for name in names.labels}
@@ -67,6 +70,8 @@ def state_box(
         steps.append(("active_weight", low, high))
     if capacity is not None:
         steps.append(("participation", start - capacity, start + capacity))
+    if allotted is not None:
+        steps.append(("allotment", start - allotted, start + allotted))
     return _tightest(("weight", lower, upper), steps)
 
 

@@ -36,6 +36,8 @@ class Evidence:
         volume: Daily volume in base currency by security; absent where the table has none.
         leaves: Probability and total return by security of each leaf, by scenario.
         horizon: Trading days by scenario.
+        allotted: Money by book and security that may be traded, None without a cap; None as a
+            whole where no volume is shared out.
     """
 
     factors: tuple[str, ...]
@@ -50,6 +52,14 @@ class Evidence:
     volume: Mapping[str, float]
     leaves: Mapping[str, Mapping[str, tuple[float, Mapping[str, float]]]] = field(default_factory=dict)
     horizon: Mapping[str, int] = field(default_factory=dict)
+    allotted: Mapping[tuple[str, str], float | None] | None = None
+
+    def with_allotments(self, allotments: pl.DataFrame | None) -> "Evidence":
+        """The same with the table ``allotments``; as it is where none is shared out."""
+        if allotments is None:
+            return self
+        rows = allotments.select("portfolio_id", "security_id", "allotted_base").iter_rows()
+        return replace(self, allotted={(book, name): most for book, name, most in rows})
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +219,15 @@ def assemble(
         rows.append((budget.limit_id, loss, bound))
     b = np.array([evidence.exposures[name] for name in names]).reshape(len(names), len(evidence.factors))
     rows += _band_rows(evidence, names, b, index, limits)
+    book = None if evidence.allotted is None else str(holdings["portfolio_id"][0])
     box = [
-        _name_bounds(name, held.get(name, 0.0), index, limits, _most_traded(evidence, name, limits, nav))
+        _name_bounds(
+            name,
+            held.get(name, 0.0),
+            index,
+            limits,
+            min(_most_traded(evidence, name, limits, nav), _most_allotted(evidence, book, name) / nav),
+        )
         if name in allowed
         else (0.0, 0.0)
         for name in names
@@ -265,6 +282,14 @@ def _most_traded(evidence: Evidence, name: str, limits: LimitSet, nav: float) ->
     if share is None or (name not in evidence.volume and share.unknown_volume == "allow"):
         return math.inf
     return share.max_share * evidence.volume.get(name, 0.0) / nav
+
+
+def _most_allotted(evidence: Evidence, book: str | None, name: str) -> float:
+    """The most of a name that a book may trade of what the firm shares out, base currency."""
+    if evidence.allotted is None or book is None:
+        return math.inf
+    money = evidence.allotted.get((book, name), 0.0)
+    return math.inf if money is None else money
 
 
 def _name_bounds(

@@ -130,6 +130,8 @@ class Terms:
         volumes: Daily volume in base currency by security; absent where the table has none.
         trees: Leaves of every scenario that has any.
         horizons: Trading days of every scenario; a robust budget needs its scenario's.
+        allotted: The most of a name that a book may trade today, base currency, by book and name: None
+            without a cap, and nothing where a name is absent; None where no volume is shared out.
     """
 
     model: RiskModel
@@ -140,6 +142,7 @@ class Terms:
     volumes: Mapping[str, float] = field(default_factory=dict)
     trees: Mapping[str, Tree] = field(default_factory=dict)
     horizons: Mapping[str, int] = field(default_factory=dict)
+    allotted: Mapping[str, Mapping[str, float | None]] | None = None
 
 
 def state_problem(
@@ -159,7 +162,7 @@ def state_problem(
         benchmark: Benchmark weights by name; None keeps the book near itself.
         mandate: Limits, costs, aversion, buy list.
         terms: Model, curve, shocks, spreads; a security without a spread pays the mandate's.
-        nav: Base currency; a mandate that limits participation or charges impact needs it.
+        nav: Base currency; a mandate that limits participation or charges impact needs it, and so does an allotment.
 
     Raises:
         AlignmentError: the model does not know a name of the benchmark or the buy list.
@@ -184,7 +187,8 @@ def state_problem(
             f"mandate {mandate.id}: {', '.join(limits.active)} need a benchmark, and {portfolio_id} has none"
         )
     capacity = _capacity(names, mandate, terms.volumes, nav)
-    box = state_box(names, start=start, benchmark=index, limits=limits, capacity=capacity)
+    allotted = _allotted(portfolio_id, names, terms, nav)
+    box = state_box(names, start=start, benchmark=index, limits=limits, capacity=capacity, allotted=allotted)
     shocks = {s: shock[at] for s, shock in terms.shocks.items()}
     trees = {s: replace(tree, totals=tree.totals[:, at]) for s, tree in terms.trees.items()}
     several = root[:, len(model.factors) :]
@@ -259,6 +263,16 @@ def _borrow(names: Axis, mandate: Mandate) -> Float[np.ndarray, " n_names"]:
     if not mandate.limits.shorts:
         return np.zeros(len(names))
     return np.array([costs.borrow_bps_of.get(name, costs.borrow_bps) for name in names.labels]) / 1e4
+
+
+def _allotted(portfolio_id: str, names: Axis, terms: Terms, nav: float | None) -> Float[np.ndarray, " n_names"] | None:
+    """The largest trade of each name that the book's part of the firm's volume allows, fraction of NAV."""
+    if terms.allotted is None:
+        return None
+        raise ModelError(f"{portfolio_id}: an allotment of volume needs the NAV of the book")
+    own = terms.allotted.get(portfolio_id, {})
+    money = [own.get(name, 0.0) for name in names.labels]
+    return np.array([np.inf if most is None else most for most in money]) / nav
 
 
 def _risk(

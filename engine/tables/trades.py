@@ -24,6 +24,7 @@ LIMIT_KINDS: Final = (
     "no_sell",
     "frozen",
     "participation",
+    "allotment",
     "tracking_error",
     "stress",
     "budget",
@@ -101,6 +102,25 @@ class Certificates(dy.Schema):
     solver = text_column()
     rung = count_column("step of the ladder, from 0")
     iterations = count_column("solver iterations")
+
+
+class Allotments(dy.Schema):
+    portfolio_id = id_column(key=True)
+    security_id = id_column(key=True)
+    need_base = number_column(f"{MONEY}, outside the bounds today", ">= 0", min=0.0)
+    claim_base = number_column(f"{MONEY}, holding and distance from the benchmark", ">= 0", min=0.0)
+    reach_base = number_column(f"{MONEY}, the most the mandate lets it trade", ">= 0", min=0.0)
+    allotted_base = number_column(f"{MONEY}, the most it may trade; null without a cap", ">= 0", nullable=True, min=0.0)
+
+
+class FirmLiquidity(dy.Schema):
+    security_id = id_column(key=True)
+    cap_base = number_column(f"{MONEY} a day; null where the volume is not known", ">= 0", nullable=True, min=0.0)
+    allotted_base = number_column(f"{MONEY}, all books", ">= 0", min=0.0)
+    traded_base = number_column(f"{MONEY}, buys and sells of all books", ">= 0", min=0.0)
+    adv_share = number_column("traded over a day's volume", ">= 0", nullable=True, min=0.0)
+    books = count_column("books that trade the name")
+    at_cap = dy.Bool(nullable=False)
 
 
 class Exceptions(dy.Schema):

@@ -4,6 +4,7 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import polars as pl
 
@@ -23,6 +24,9 @@ from engine.risk.tails import Tails
 from engine.scenarios.library import ScenarioLibrary, read_library
 from engine.store.files import Source
 from engine.store.universes import ALTERNATIVE_TABLES, find_universe, read_model, read_universe
+
+MARKET_VOLATILITY_RANGE: Final = (0.03, 1.50)
+"""A market's volatility outside this is a unit fault: daily for annual, or percent (judgement)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +194,13 @@ def load_model(root: Path) -> LoadedModel:
         ) from None
     numbers = {name: tables[name] for name in ("exposures", "factor_covariance", "specific_risk", "factor_returns")}
     model = RiskModel.from_frames(numbers, as_of=as_of, factors=factors, tails=tails, source=str(root))
+    low, high = MARKET_VOLATILITY_RANGE
+    market = float(model.factor_covariance[0, 0]) ** 0.5
+    if market > 0.0 and not low <= market <= high:
+        raise ModelError(
+            f"{root}: the market's volatility is {market:.1%} a year, outside {low:.0%} to {high:.0%}: "
+            "give factor_covariance a year, in decimals"
+        )
     history = FactorHistory.from_frame(tables["factor_returns"], model.factors, settings)
     curve = Curve.from_frames(tables["tiers"], tables["memberships"], str(root))
     if absent := model.factors.missing(curve.tiers.labels):

@@ -1,0 +1,212 @@
+"""Mandates that are wrong: each fault named with file, line, column and limit, none published, nothing crashes."""
+
+import random
+import re
+from pathlib import Path
+
+import pytest
+from test_mandates import FULL, HEAD
+from test_stories import Captured, ran
+
+from engine.api.mandating import Rules, check_mandates, load_rules
+from engine.cli.main import run
+from engine.documents import MAX_CHARACTERS
+from engine.errors import ConfigurationError
+
+PLACE = re.compile(r"^(engine: )?[^\n:]*m\.yaml:[1-9]\d*:[1-9]\d*: \S")
+
+WRONG = {
+    "unknown key": ("limits:\n  turnovr: 0.1\n", "5:12: unknown key 'turnovr'; did you mean 'turnover'?"),
+    "unknown key at the top": ("limts: {}\n", "4:1: unknown key 'limts'; did you mean 'limits'?"),
+    "no number": ("limits:\n  turnover: lots\n", "5:13: turnover: input should be a valid number; found 'lots'"),
+    "text for a number": (
+        "limits:\n  turnover: '0.3'\n",
+        "5:13: turnover: input should be a valid number; found '0.3'",
+    ),
+    "a missing limit": ("limits:\n  stress:\n    - {scenario: deepseek}\n", "6:7: missing key 'max_loss'"),
+    "lower above upper": (
+        "limits:\n  cash: {min: 0.2, max: 0.1}\n",
+        "5:3: min 0.2 is above max 0.1; no portfolio can keep both",
+    ),
+    "a negative cap": (
+        "limits:\n  max_weight: -0.1\n",
+        "5:15: max_weight: input should be greater than 0; found -0.1",
+    ),
+    "a negative turnover": (
+        "limits:\n  turnover: -0.1\n",
+        "5:13: turnover: input should be greater than or equal to 0; found -0.1",
+    ),
+    "percent for a fraction": (
+        "limits:\n  max_weight: 15\n",
+        "5:15: max_weight: input should be less than or equal to 1; found 15",
+    ),
+    "not a number": ("limits:\n  turnover: .nan\n", "5:13: turnover: input should be a finite number; found nan"),
+    "infinite": ("limits:\n  turnover: .inf\n", "5:13: turnover: input should be a finite number; found inf"),
+    "infinite downwards": (
+        "limits:\n  turnover: -.inf\n",
+        "5:13: turnover: input should be a finite number; found -inf",
+    ),
+    "too large to be finite": ("limits:\n  turnover: 1e999\n", "5:13: turnover: input should be"),
+    "a key twice": ("limits:\n  turnover: 0.1\n  turnover: 0.2\n", "6:3: not valid YAML: found duplicate key"),
+    "an alias": ("limits: &a {}\ncosts: *a\n", "4:9: anchors and aliases are not read; write the value out"),
+    "a tag": ("limits: !!python/object:os.system {}\n", "4:9: the tag"),
+    "nested too deeply": ("limits: " + "[" * 25 + "]" * 25 + "\n", "4:28: nested deeper than 20 levels"),
+    "a tab": ("limits:\n\tturnover: 0.1\n", "5:1: not valid YAML: found character '\\t' that cannot start any token"),
+    "an unknown tier": (
+        "limits:\n  tiers: {ai_semi: {max: 0.1}}\n",
+        "unknown tier 'ai_semi'; did you mean 'ai_semis'?",
+    ),
+    "an unknown sector": (
+        "limits:\n  sectors: {Utility: {max: 0.1}}\n",
+        "unknown sector 'Utility'; did you mean 'Utilities'?",
+    ),
+    "an unknown factor": (
+        "limits:\n  factors: {markt: {max: 0.1}}\n",
+        "unknown factor 'markt'; did you mean 'market'?",
+    ),
+    "an unknown name": ("limits:\n  excluded: [NVDAA]\n", "unknown security 'NVDAA'; did you mean 'NVDA'?"),
+    "an unknown scenario": (
+        "limits:\n  stress:\n    - {scenario: depseek, max_loss: 0.1}\n",
+        "6:18: unknown scenario 'depseek'; did you mean 'deepseek'?",
+    ),
+    "two budgets for one scenario": (
+        "limits:\n  stress:\n    - {scenario: deepseek, max_loss: 0.1}\n    - {scenario: deepseek, max_loss: 0.2}\n",
+        "two budgets for deepseek; keep one",
+    ),
+    "minima beyond all there is": (
+        "limits:\n  weights: {AGG: {min: 0.6}, TLT: {min: 0.6}}\n",
+        "the minimum weights and cash sum to 1.2 of NAV; at most 1 can be held",
+    ),
+    "excluded and not to be sold": (
+        "limits:\n  excluded: [NVDA]\n  no_sell: [NVDA]\n",
+        "NVDA: in excluded, which sells it, and in no_sell; keep one",
+    ),
+    "another horizon": (
+        "limits:\n  stress:\n    - {scenario: deepseek, max_loss: 0.1, horizon_days: 5}\n",
+        "6:57: its budget on deepseek is for 5 trading days, the scenario runs 1; state the same horizon in both",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def rules() -> Rules:
+    """The bundled vocabulary."""
+    return load_rules()
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_a_wrong_mandate_is_named_with_file_line_column_and_limit(fault: str, tmp_path: Path, capsys: Captured) -> None:
+    text, words = WRONG[fault]
+    path = tmp_path / "m.yaml"
+    path.write_text(HEAD + text)
+    out, err = ran(capsys, ConfigurationError.exit_code, "mandates", "validate", str(path))
+    assert out == "" and "Traceback" not in err
+    first = err.splitlines()[0]
+    assert PLACE.match(first), first
+    assert words in first
+
+
+FILES = {
+    "a byte order mark": (b"\xef\xbb\xbf" + HEAD.encode(), "1:1: not plain UTF-8"),
+    "UTF-16": (HEAD.encode("utf-16"), "1:1: not plain UTF-8"),
+    "latin-1": ((HEAD + "# gr\xf6\xdfer\n").encode("latin-1"), "1:1: not plain UTF-8"),
+    "a NUL": ((HEAD + "# \x00\n").encode(), "1:1: not plain UTF-8"),
+    "empty": (b"", "1:1: expected keys and values, found nothing"),
+    "a list": (b"- a\n", "1:1: expected keys and values, found a list"),
+    "too long": ((HEAD + "#" * MAX_CHARACTERS).encode(), "at most 1,000,000 are read"),
+    "open bracket": (HEAD.encode() + b"limits: {turnover: 0.1\n", "not valid YAML"),
+}
+
+
+@pytest.mark.parametrize("fault", FILES)
+def test_a_file_that_is_no_mandate_is_refused_with_its_place(fault: str, tmp_path: Path, capsys: Captured) -> None:
+    content, words = FILES[fault]
+    path = tmp_path / "m.yaml"
+    path.write_bytes(content)
+    err = ran(capsys, 78, "mandates", "validate", str(path))[1]
+    assert PLACE.match(err) and words in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("fault", ["unknown key", "lower above upper", "not a number", "a negative cap", "a tag"])
+def test_a_wrong_mandate_stops_a_rebalance_before_anything_is_written(
+    fault: str, folder: Path, capsys: Captured
+) -> None:
+    (folder / "mandates" / "m.yaml").write_text(HEAD + WRONG[fault][0])
+    assert run(["rebalance", "--universe", str(folder), "--out", str(folder / "out")]) == 78
+    out, err = capsys.readouterr()
+    assert out == "" and "Traceback" not in err
+    assert re.match(r"engine: mandates/m\.yaml:\d+:\d+: ", err)
+    assert not (folder / "out").exists()
+
+
+def test_a_horizon_that_differs_stops_a_rebalance_with_its_place(folder: Path, capsys: Captured) -> None:
+    path = folder / "mandates" / "careful.yaml"
+    path.write_text(path.read_text().replace("max_loss: 0.08", "max_loss: 0.08, horizon_days: 3"))
+    assert run(["rebalance", "--universe", str(folder), "--out", str(folder / "out")]) == 78
+    err = capsys.readouterr().err
+    assert err.startswith("engine: mandates/careful.yaml:7:61: its budget on planted_day is for 3 trading days")
+    assert not (folder / "out").exists()
+
+
+# Generated faults.
+
+SOUND = FULL.replace("id: full", "id: m")
+
+PIECES = (
+    ".nan", "-.inf", "1e999", "-1", "1e308", "'0.1'", "null", "[]", "{}", "&a 1", "*a", "!!int 3", "<<: {a: 1}",
+    "\t", ": ", "- ", "{", "]", "\"", "'", "#", "|", "%YAML 1.1", "---", "...", "0x1F", "2025-13-01", "yes", "~",
+    "\u202e", "\u0000", "\ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16"), "NVDA", "  ", "\n", "\r",
+)  # fmt: skip
+
+
+def spoilt(text: str, rng: random.Random) -> str:
+    """A mandate with one to four pieces put in, cut out, doubled or swapped."""
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(len(text) + 1)
+        to = min(len(text), at + rng.randint(1, 12))
+        lines = text.splitlines(keepends=True)
+        line = rng.randrange(len(lines)) if lines else 0
+        match rng.randrange(6):
+            case 0:
+                text = text[:at] + rng.choice(PIECES) + text[at:]
+            case 1:
+                text = text[:at] + text[to:]
+            case 2:
+                text = text[:at] + rng.choice(PIECES) + text[to:]
+            case 3:
+                text = "".join([*lines[:line], *lines[line : line + 1], *lines[line:]])
+            case 4:
+                text = "".join([*lines[:line], *lines[line + 1 :]])
+            case _:
+                text = "".join(rng.sample(lines, len(lines)))
+    return text
+
+
+def check_generated(rules: Rules, seed: int) -> bool:
+    """True where the text is refused; then every fault has its place."""
+    text = spoilt(SOUND, random.Random(seed))  # noqa: S311 - faults, not secrets
+    (faults,) = check_mandates(rules.with_texts({"m.yaml": text}), ["m"]).values()
+    for fault in faults:
+        assert re.match(r"m\.yaml:[1-9]\d*:[1-9]\d*: \S", fault), (seed, fault)
+    return bool(faults)
+
+
+def test_two_hundred_generated_mandates_are_read_or_refused_with_their_places(rules: Rules) -> None:
+    refused = sum(check_generated(rules, seed) for seed in range(200))
+    assert 100 < refused < 200
+
+
+@pytest.mark.soak
+def test_two_thousand_generated_mandates_are_read_or_refused_with_their_places(rules: Rules) -> None:
+    refused = sum(check_generated(rules, seed) for seed in range(1000, 3000))
+    assert 1000 < refused < 2000
+
+
+def test_generated_mandates_leave_the_command_with_their_code(tmp_path: Path, capsys: Captured) -> None:
+    path = tmp_path / "m.yaml"
+    for seed in range(6):
+        path.write_text(spoilt(SOUND, random.Random(seed)), encoding="utf-8")  # noqa: S311 - faults, not secrets
+        code = run(["mandates", "validate", str(path)])
+        out, err = capsys.readouterr()
+        assert (code, out) in {(0, "m: ok\n"), (78, "")}
+        assert "Traceback" not in err and "internal error" not in err

@@ -20,11 +20,11 @@ from engine.rebalance.certificate import Verdict, prove_infeasible
 from engine.rebalance.conflict import NAME_KINDS, Court, without
 from engine.rebalance.evidence import Claim
 from engine.rebalance.problem import Problem, state_problem
-from engine.rebalance.relax import Bench, Settlement, missed, settle
+from engine.rebalance.relax import Settlement, Tools, missed, settle
 from engine.rebalance.relaxed_certificate import LevelProof, Relaxation, certify_relaxed
 from engine.rebalance.solve import Answer
 
-BENCH = Bench()
+TOOLS = Tools()
 
 ROOM = 1e-7
 """Two solvers agree on what a level gives way by to this."""
@@ -51,9 +51,9 @@ def court_of(book: Book) -> Court:
 
 def settled(book: Book) -> Settlement:
     """The book solved, and settled where all limits together are proven infeasible."""
-    answer = book.solve(BENCH.programs)
+    answer = book.solve(TOOLS.programs)
     return (
-        settle(book.problem, answer, BENCH, court_of(book))
+        settle(book.problem, answer, TOOLS, court_of(book))
         if answer.status == "infeasible"
         else Settlement(answer, None)
     )
@@ -215,7 +215,7 @@ def relaxed_books() -> tuple[tuple[Book, Answer, Relaxation, Claim], ...]:
     found = []
     for seed in range(30):
         book = torn_book(seed)
-        answer = book.solve(BENCH.programs)
+        answer = book.solve(TOOLS.programs)
         seen: list[tuple[Claim, Relaxation]] = []
         court = court_of(book)
 
@@ -226,7 +226,7 @@ def relaxed_books() -> tuple[tuple[Book, Answer, Relaxation, Claim], ...]:
             return verdict
 
         if answer.status == "infeasible":
-            answer = settle(book.problem, answer, BENCH, replace(court, certify=note)).answer
+            answer = settle(book.problem, answer, TOOLS, replace(court, certify=note)).answer
             if answer.relaxed:
                 claim, why = seen[-1]
                 found.append((book, answer, why, claim))
@@ -285,7 +285,7 @@ def test_a_worse_breach_without_the_proof_that_it_must_be_is_refused() -> None:
         return court.certify(claim, why)
 
     book = replace(book, limits=limits)
-    answer = settle(book.problem, book.solve(BENCH.programs), BENCH, replace(court, certify=note)).answer
+    answer = settle(book.problem, book.solve(TOOLS.programs), TOOLS, replace(court, certify=note)).answer
     assert answer.status == "certified"
     # The costs of selling come out of the cash.
     assert answer.relaxed == {"cash:max": pytest.approx(0.3, abs=1e-3)}

@@ -8,7 +8,7 @@ from typing import Final
 import polars as pl
 
 from engine.api.loading import LoadedUniverse
-from engine.api.stressing import prepare
+from engine.api.stressing import Prepared, prepare
 from engine.book.allotment import count_volume, share_volume
 from engine.book.chunk import Task, rebalance_chunk, state_bare
 from engine.book.demand import measure_demand
@@ -36,6 +36,42 @@ class RebalanceResult:
     notices: tuple[Notice, ...]
 
 
+def lay_out_books(loaded: LoadedUniverse, scenarios: Sequence[str] = ()) -> tuple[Prepared, Task]:
+    """The books on the model's axis, and what they are rebalanced with.
+
+    Args:
+        loaded: From ``load_universe``.
+        scenarios: Ids besides those that mandates budget and the whipsaw.
+
+    Raises:
+        As ``rebalance_portfolios``.
+    """
+    budgeted = {budget.scenario for mandate in loaded.mandates.values() for budget in mandate.limits.budgets}
+    settings = loaded.universe.settings.stress
+    if settings.whipsaw is None and WHIPSAW in loaded.library.ids:
+        settings = settings.model_copy(update={"whipsaw": WHIPSAW})
+    wanted = sorted({*scenarios, *budgeted, settings.scenario, *filter(None, [settings.whipsaw])})
+    ready = prepare(loaded, wanted, {})
+    task = Task(
+        curve=loaded.curve,
+        mandates=loaded.mandates,
+        securities=loaded.universe.securities,
+        benchmarks=loaded.benchmarks,
+        outcomes=ready.outcomes,
+        moves=ready.moves,
+        settings=settings,
+        history=loaded.history,
+        notices=ready.notices,
+    )
+    sharing = loaded.universe.settings.liquidity
+    # Over all books of the run, before any of them is solved: the shares do not depend on chunks.
+    if sharing.firm_participation is not None:
+        volumes = dict(task.securities.select("security_id", "adv_base").drop_nulls().iter_rows())
+        demand = measure_demand(state_bare(ready.portfolios, task), volumes)
+        task = replace(task, allotments=share_volume(demand, task.securities, sharing))
+    return ready, task
+
+
 def rebalance_portfolios(
     loaded: LoadedUniverse, scenarios: Sequence[str] = (), *, only: Sequence[str] = ()
 ) -> RebalanceResult:
@@ -55,30 +91,8 @@ def rebalance_portfolios(
         DataError: no book can be measured.
         ContractError: the books together trade more of a name than the firm may.
     """
-    books = loaded.only(only)
-    budgeted = {budget.scenario for mandate in loaded.mandates.values() for budget in mandate.limits.budgets}
-    settings = loaded.universe.settings.stress
-    if settings.whipsaw is None and WHIPSAW in loaded.library.ids:
-        settings = settings.model_copy(update={"whipsaw": WHIPSAW})
-    wanted = sorted({*scenarios, *budgeted, settings.scenario, *filter(None, [settings.whipsaw])})
-    ready = prepare(books, wanted, {})
-    task = Task(
-        curve=loaded.curve,
-        mandates=loaded.mandates,
-        securities=loaded.universe.securities,
-        benchmarks=loaded.benchmarks,
-        outcomes=ready.outcomes,
-        moves=ready.moves,
-        settings=settings,
-        history=loaded.history,
-        notices=ready.notices,
-    )
+    ready, task = lay_out_books(loaded.only(only), scenarios)
     sharing, securities = loaded.universe.settings.liquidity, loaded.universe.securities
-    # Over all books of the run, before any of them is solved: the shares do not depend on chunks.
-    if sharing.firm_participation is not None:
-        volumes = dict(securities.select("security_id", "adv_base").drop_nulls().iter_rows())
-        demand = measure_demand(state_bare(ready.portfolios, task), volumes)
-        task = replace(task, allotments=share_volume(demand, securities, sharing))
     tables, notices = rebalance_chunk(ready.portfolios, task)
     tables["allotments"] = empty("allotments") if task.allotments is None else task.allotments
     tables["firm_liquidity"] = count_volume(tables["trades"], tables["allotments"], securities, sharing)

@@ -33,7 +33,7 @@ from engine.rebalance.cones import Tree
 from engine.rebalance.conflict import Conflict, Court
 from engine.rebalance.evidence import Evidence, gather_evidence, with_scenarios
 from engine.rebalance.problem import Problem, Terms, state_problem
-from engine.rebalance.relax import Bench, settle
+from engine.rebalance.relax import Tools, settle
 from engine.rebalance.relaxed_certificate import certify_relaxed
 from engine.rebalance.solve import Answer, solve_problem
 from engine.risk.funds import traded_curve, traded_model
@@ -89,20 +89,12 @@ class Task:
     allotments: pl.DataFrame | None = None
 
 
-def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.DataFrame], tuple[Notice, ...]]:
-    """Rebalance every book that has a mandate; measure before and after.
-
-    Only certified weights move a book. A book with a short position under a long-only
-    mandate, without a usable benchmark, or with a budget on a scenario that cannot run is
-    set aside with its reason and measured unchanged; the others go on.
+def lay_out(portfolios: Portfolios, task: Task) -> "Bench":
+    """State what every book of a chunk is rebalanced and judged with, without solving anything yet.
 
     Args:
         portfolios: Weights of books and parents.
         task: Mandates, scenarios, tables.
-
-    Returns:
-        Every output table of the run by contract name, columns and order as in the contracts;
-        and every notice, the ones that came in included.
     """
     benchmarks, faults = weigh_benchmarks(task.benchmarks, portfolios)
     books = portfolios.books()
@@ -120,13 +112,33 @@ def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.Da
         leaves=leaf_table(portfolios, task.outcomes),
         horizons=horizon_table(task.outcomes),
     )
-    desk = _Desk(terms, evidence, benchmarks, Bench())
-    tried = [case for case in cases if case.portfolio_id not in aside]
-    settled = [_rebalance_one(case, desk) for case in tried]
+    desk = _Desk(terms, evidence, benchmarks, Tools())
+    sound = {case.portfolio_id: case for case in cases if case.portfolio_id not in aside}
+    return Bench(books, benchmarks, moves, tuple(notices), sound, desk)
+
+
+def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.DataFrame], tuple[Notice, ...]]:
+    """Rebalance every book that has a mandate; measure before and after.
+
+    Only certified weights move a book. A book with a short position under a long-only
+    mandate, without a usable benchmark, or with a budget on a scenario that cannot run is
+    set aside with its reason and measured unchanged; the others go on.
+
+    Args:
+        portfolios: Weights of books and parents.
+        task: Mandates, scenarios, tables.
+
+    Returns:
+        Every output table of the run by contract name, columns and order as in the contracts;
+        and every notice, the ones that came in included.
+    """
+    bench = lay_out(portfolios, task)
+    books, benchmarks, moves, notices = bench.books, bench.benchmarks, bench.moves, list(bench.notices)
+    settled = [bench.settle(book) for book in bench.ids]
     results = [(problem, answer) for problem, answer, _ in settled]
     conflicts = {problem.portfolio_id: conflict for problem, _, conflict in settled if conflict is not None}
     status: dict[str, str] = {problem.portfolio_id: answer.status for problem, answer in results}
-    status |= {name: "quarantined" for name in aside if name is not None}
+    status |= {n.portfolio_id: "quarantined" for n in notices if n.portfolio_id and n.severity == "quarantine"}
     targets, cash = targets_and_cash(books, results)
     after = portfolios.moved(targets, cash)
     stages = {"before": portfolios, "after": after}
@@ -140,7 +152,7 @@ def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.Da
         trades, moves, sums.join(_navs(books), on="portfolio_id"), measured["before"]["stress"], task.settings
     )
     tables["targets"] = with_quantities(targets, books, task.securities)
-    tables["limits"] = limit_table(results, {case.portfolio_id: case.mandate for case in tried})
+    tables["limits"] = limit_table(results, {book: bench.mandate(book) for book in bench.ids})
     tables["conflicts"] = conflict_table(conflicts)
     tables["certificates"] = certificate_table(results)
     tables["portfolio_summary"] = pl.concat(
@@ -231,7 +243,54 @@ class _Desk:
     terms: Terms
     evidence: Evidence
     benchmarks: Mapping[str, Mapping[str, float]]
-    bench: Bench
+    tools: Tools
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """The books of a chunk laid out to be rebalanced, one by one and under other mandates too.
+
+    Args:
+        books: Weights of the books, without parents.
+        benchmarks: Weights by name of every benchmark that can be used.
+        moves: Table ``shocks``.
+        notices: What was noticed so far, with why a book was set aside.
+        cases: The books that can be rebalanced, in the order of their ids.
+        desk: What they share.
+    """
+
+    books: Portfolios
+    benchmarks: Mapping[str, Mapping[str, float]]
+    moves: pl.DataFrame
+    notices: tuple[Notice, ...]
+    cases: "Mapping[str, _Case]"
+    desk: "_Desk"
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The books that can be rebalanced."""
+        return tuple(self.cases)
+
+    def mandate(self, portfolio_id: str) -> Mandate:
+        """A book's own mandate."""
+        return self.cases[portfolio_id].mandate
+
+    def nav(self, portfolio_id: str) -> float:
+        """A book's NAV in base currency."""
+        return self.cases[portfolio_id].nav
+
+    def solve(self, portfolio_id: str, mandate: Mandate | None = None) -> tuple[Problem, Answer]:
+        """One book's program and answer under a mandate, its own when None; every limit kept or proven impossible."""
+        case = self.cases[portfolio_id]
+        return _solve(case if mandate is None else replace(case, mandate=mandate), self.desk)
+
+    def settle(self, portfolio_id: str) -> tuple[Problem, Answer, Conflict | None]:
+        """As ``solve``; where not all limits can be kept those of low priority give way, or the conflict is told."""
+        return _settle(self.cases[portfolio_id], self.desk)
+
+    def state(self, portfolio_id: str, mandate: Mandate) -> Problem:
+        """One book's program under a mandate."""
+        return _state(self.cases[portfolio_id], self.desk, mandate)
 
 
 def _cases(books: Portfolios, task: Task) -> list[_Case]:
@@ -253,43 +312,46 @@ def _cases(books: Portfolios, task: Task) -> list[_Case]:
     return cases
 
 
-def _rebalance_one(case: _Case, desk: _Desk) -> tuple[Problem, Answer, Conflict | None]:
+def _state(case: _Case, desk: _Desk, mandate: Mandate) -> Problem:
+    return state_problem(
+        case.portfolio_id,
+        weights=case.weights,
+        benchmark=desk.benchmarks.get(case.benchmark_id) if case.benchmark_id is not None else None,
+        mandate=mandate,
+        terms=desk.terms,
+        nav=case.nav,
+    )
+
+
+def _inputs(case: _Case, desk: _Desk) -> dict[str, Any]:
+    """What the certificate reads of a book: the holdings, not the weights the program was stated with."""
     index = desk.benchmarks.get(case.benchmark_id) if case.benchmark_id is not None else None
-
-    def state(mandate: Mandate) -> Problem:
-        return state_problem(
-            case.portfolio_id,
-            weights=case.weights,
-            benchmark=index,
-            mandate=mandate,
-            terms=desk.terms,
-            nav=case.nav,
-        )
-
     frame = None if index is None else pl.DataFrame({"security_id": list(index), "weight": list(index.values())})
-    # The certificate starts from the holdings as read, not from the weights the program was stated with.
-    inputs: dict[str, Any] = {
-        "holdings": case.holdings,
-        "nav": case.nav,
-        "benchmark": frame,
-        "mandate": case.mandate,
-    }
-    problem = state(case.mandate)
-    answer = solve_problem(
+    return {"holdings": case.holdings, "nav": case.nav, "benchmark": frame, "mandate": case.mandate}
+
+
+def _solve(case: _Case, desk: _Desk) -> tuple[Problem, Answer]:
+    problem, inputs = _state(case, desk, case.mandate), _inputs(case, desk)
+    return problem, solve_problem(
         problem,
-        desk.bench.programs,
+        desk.tools.programs,
         judge=lambda claim: certify(desk.evidence, **inputs, claim=claim),
         refute=lambda claim: prove_infeasible(desk.evidence, **inputs, claim=claim),
     )
+
+
+def _settle(case: _Case, desk: _Desk) -> tuple[Problem, Answer, Conflict | None]:
+    problem, answer = _solve(case, desk)
     if answer.status != "infeasible":
         return problem, answer, None
+    inputs = _inputs(case, desk)
     court = Court(
         mandate=case.mandate,
-        state=state,
+        state=lambda mandate: _state(case, desk, mandate),
         certify=lambda claim, why: certify_relaxed(desk.evidence, inputs=inputs, claim=claim, relaxation=why),
         refute=lambda claim, mandate: prove_infeasible(desk.evidence, **{**inputs, "mandate": mandate}, claim=claim),
     )
-    settlement = settle(problem, answer, desk.bench, court)
+    settlement = settle(problem, answer, desk.tools, court)
     return problem, settlement.answer, settlement.conflict
 
 

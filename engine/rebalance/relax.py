@@ -28,7 +28,7 @@ WEIGHT: Final = "weight"
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class Tools:
     """Compiled programs of both kinds, for the life of one chunk."""
 
     programs: Programs = field(default_factory=Programs)
@@ -49,7 +49,7 @@ class Settlement:
     conflict: Conflict | None
 
 
-def settle(problem: Problem, answer: Answer, bench: Bench, court: Court) -> Settlement:
+def settle(problem: Problem, answer: Answer, tools: Tools, court: Court) -> Settlement:
     """Let limits give way in the order of their priorities, or say why those that must hold conflict.
 
     For ``p = 1..5`` the total by which the limits of priority ``p`` are missed is made the least, the earlier
@@ -59,7 +59,7 @@ def settle(problem: Problem, answer: Answer, bench: Bench, court: Court) -> Sett
     Args:
         problem: One book's program, all limits together proven infeasible.
         answer: Its proof.
-        bench: Compiled programs to reuse.
+        tools: Compiled programs to reuse.
         court: The book's mandate and who judges.
 
     References:
@@ -67,15 +67,15 @@ def settle(problem: Problem, answer: Answer, bench: Bench, court: Court) -> Sett
     """
     if not len(problem.names):
         return _stand_still(problem, answer, court)
-    conflict = find_conflict(problem, bench.relaxing, court)
+    conflict = find_conflict(problem, tools.relaxing, court)
     if conflict is not None:
         return Settlement(replace(answer, duals=conflict.duals, conflict=conflict.amount), conflict)
     held = replace(answer, status="held", duals={}, conflict=0.0)
-    limits = _choose(problem, bench, court)
-    relaxation = _descend(limits, bench.relaxing)
+    limits = _choose(problem, tools, court)
+    relaxation = _descend(limits, tools.relaxing)
     if relaxation is not None and relaxation.amounts:
         wide = widen(problem, limits.hard, relaxation.amounts)
-        found = _solve_widened(wide, bench.programs, lambda claim: court.certify(claim, relaxation))
+        found = _solve_widened(wide, tools.programs, lambda claim: court.certify(claim, relaxation))
         if found.status == "certified":
             return Settlement(replace(found, relaxed=relaxation.amounts), None)
         held = replace(held, verdict=found.verdict, solver=found.solver)
@@ -132,7 +132,7 @@ class _Limits:
     worse: LevelProof | None
 
 
-def _choose(problem: Problem, bench: Bench, court: Court) -> _Limits:
+def _choose(problem: Problem, tools: Tools, court: Court) -> _Limits:
     """First without a new or a worse breach; where that is proven to leave no answer, with."""
     limits = court.mandate.limits
     weight_level = limits.priority(WEIGHT)
@@ -158,7 +158,7 @@ def _choose(problem: Problem, bench: Bench, court: Court) -> _Limits:
         high_most=soft * np.maximum(problem.start - upper, 0.0),
         worse=None,
     )
-    proof = _conflict_today(now, bench.relaxing)
+    proof = _conflict_today(now, tools.relaxing)
     if proof is None:
         return now
     widest = np.maximum(problem.rows * hard.lower, problem.rows * hard.upper).sum(axis=1) - problem.bounds

@@ -22,6 +22,7 @@ _PUBLIC = {
     "score_library": "engine.api.hindsight",
     "score_nowcast": "engine.api.nowcasting",
     "stress_portfolios": "engine.api.stressing",
+    "trace_frontier": "engine.api.tracing",
     "validate_model": "engine.api.validating",
 }
 
@@ -39,6 +40,7 @@ __all__ = [
     "score_library",
     "score_nowcast",
     "stress_portfolios",
+    "trace_frontier",
     "validate_model",
 ]
 

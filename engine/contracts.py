@@ -14,7 +14,7 @@ import dataframely as dy
 import polars as pl
 
 from engine.conventions import CASH_PREFIX
-from engine.tables import hedges, inputs, model, nowcasts, reverse, risk, scores, stress, trades
+from engine.tables import frontiers, hedges, inputs, model, nowcasts, reverse, risk, scores, stress, trades
 
 ROW_NUMBER: Final = "row_number"
 
@@ -118,6 +118,7 @@ CONTRACTS: Final = MappingProxyType(
             "certificates": trades.Certificates,
             "allotments": trades.Allotments,
             "firm_liquidity": trades.FirmLiquidity,
+            "frontier": frontiers.Frontier,
             "exceptions": trades.Exceptions,
         }.items()
     }

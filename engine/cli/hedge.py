@@ -7,12 +7,11 @@ from typing import get_args
 
 import click
 
-from engine.api.hedging import HedgeResult, HedgeTerms, hedge_portfolios
-from engine.api.loading import LoadedUniverse, load_universe
-from engine.cli.options import book_options, format_option, print_csv, print_json, quiet_option, warn
+from engine.api.hedging import HedgeTerms, hedge_portfolios
+from engine.api.loading import load_universe
+from engine.cli.answers import print_answer, write_answer
+from engine.cli.options import book_options, format_option, quiet_option, warn
 from engine.desk.hedges import show_hedges
-from engine.desk.terminal import console
-from engine.errors import EXIT_OK, EXIT_PARTIAL
 from engine.store.files import Source, decode_text, read_source
 from engine.stress.hedge import Objective
 
@@ -72,40 +71,13 @@ def command(
         texts = {scenario: decode_text(sources[0])}
     result = hedge_portfolios(loaded, name, terms, texts=texts)
     warn(result.notices, result.refused, quiet=quiet)
-    if out is not None:
-        click.echo(f"written: {_write(Path(out), loaded, result, terms, sources)}", err=True)
-    if form == "json":
-        print_json(
-            {
-                "universe": loaded.universe.settings.id,
-                "model_as_of": loaded.model.as_of,
-                **{table: frame.to_dicts() for table, frame in result.tables.items()},
-                "refused": list(result.refused),
-            }
-        )
-    elif form == "csv":
-        print_csv(result.tables["hedge_trades"])
-    else:
-        parents = frozenset(loaded.portfolios["parent_id"].drop_nulls().to_list())
-        show_hedges(console(), result.tables, loaded.curve.tiers.labels, parents)
-    return EXIT_PARTIAL if result.refused else EXIT_OK
-
-
-def _write(out: Path, loaded: LoadedUniverse, result: HedgeResult, terms: HedgeTerms, extra: list[Source]) -> Path:
-    from engine.store.runs import Run, write_adhoc  # pyarrow is only needed to write
-
-    run = Run(
-        as_of=result.as_of,
-        command="hedge",
-        tables=result.tables,
-        inputs=[*loaded.sources, *extra],
-        configuration={
-            "universe": loaded.universe.settings.model_dump(mode="json"),
-            "scenario": result.scenario,
-            "terms": asdict(terms),
-            "portfolios": sorted(loaded.portfolios["portfolio_id"].to_list()),
-            "as_of": result.as_of.isoformat(),
-        },
-        summary={"books": result.tables["hedges"].height, "refused": list(result.refused)},
+    asked = {"command": "hedge", "scenario": result.scenario, "terms": asdict(terms)}
+    write_answer(out, loaded, result, asked=asked, extra=sources)
+    parents = frozenset(loaded.portfolios["parent_id"].drop_nulls().to_list())
+    return print_answer(
+        loaded,
+        result,
+        form=form,
+        main="hedge_trades",
+        show=lambda screen: show_hedges(screen, result.tables, loaded.curve.tiers.labels, parents),
     )
-    return write_adhoc(out, run)

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import click
 
-from engine.api.loading import LoadedUniverse, load_universe
-from engine.api.reversing import ReverseQuestion, ReverseResult, reverse_stress_portfolios
-from engine.cli.options import book_options, format_option, print_csv, print_json, quiet_option, warn
+from engine.api.loading import load_universe
+from engine.api.reversing import ReverseQuestion, reverse_stress_portfolios
+from engine.cli.answers import print_answer, write_answer
+from engine.cli.options import book_options, format_option, quiet_option, warn
 from engine.desk.reversals import show_reverse
-from engine.desk.terminal import console
-from engine.errors import EXIT_OK, EXIT_PARTIAL
-from engine.store.files import Source, decode_text, read_source
+from engine.store.files import decode_text, read_source
 
 
 @click.command()
@@ -48,43 +47,18 @@ def command(
     given = None if source is None else (source.name, decode_text(source))
     result = reverse_stress_portfolios(loaded, question, bounds=given)
     warn(result.notices, result.refused, quiet=quiet)
-    if out is not None:
-        click.echo(f"written: {_write(Path(out), loaded, result, question, source)}", err=True)
-    if form == "json":
-        print_json(
-            {
-                "universe": loaded.universe.settings.id,
-                "model_as_of": loaded.model.as_of,
-                **{name: frame.to_dicts() for name, frame in result.tables.items()},
-                "refused": list(result.refused),
-            }
-        )
-    elif form == "csv":
-        print_csv(result.tables["reverse"])
-    else:
-        parents = frozenset(loaded.portfolios["parent_id"].drop_nulls().to_list())
-        show_reverse(console(), result.tables, loaded.curve.tiers.labels, parents)
-    return EXIT_PARTIAL if result.refused else EXIT_OK
-
-
-def _write(
-    out: Path, loaded: LoadedUniverse, result: ReverseResult, question: ReverseQuestion, bounds: Source | None
-) -> Path:
-    from engine.store.runs import Run, write_adhoc  # pyarrow is only needed to write
-
-    run = Run(
-        as_of=result.as_of,
-        command="reverse-stress",
-        tables=result.tables,
-        inputs=[*loaded.sources, *([bounds] if bounds is not None else [])],
-        configuration={
-            "universe": loaded.universe.settings.model_dump(mode="json"),
-            "loss": question.loss,
-            "horizon_days": question.horizon_days,
-            "within": question.within,
-            "portfolios": sorted(loaded.portfolios["portfolio_id"].to_list()),
-            "as_of": result.as_of.isoformat(),
-        },
-        summary={"books": result.tables["reverse"].height, "refused": list(result.refused)},
+    asked = {
+        "command": "reverse-stress",
+        "loss": question.loss,
+        "horizon_days": question.horizon_days,
+        "within": question.within,
+    }
+    write_answer(out, loaded, result, asked=asked, extra=[source] if source is not None else [])
+    parents = frozenset(loaded.portfolios["parent_id"].drop_nulls().to_list())
+    return print_answer(
+        loaded,
+        result,
+        form=form,
+        main="reverse",
+        show=lambda screen: show_reverse(screen, result.tables, loaded.curve.tiers.labels, parents),
     )
-    return write_adhoc(out, run)

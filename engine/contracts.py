@@ -14,7 +14,19 @@ import dataframely as dy
 import polars as pl
 
 from engine.conventions import CASH_PREFIX
-from engine.tables import frontiers, hedges, inputs, model, nowcasts, reverse, risk, scores, stress, trades
+from engine.tables import (
+    explanations,
+    frontiers,
+    hedges,
+    inputs,
+    model,
+    nowcasts,
+    reverse,
+    risk,
+    scores,
+    stress,
+    trades,
+)
 
 ROW_NUMBER: Final = "row_number"
 
@@ -119,6 +131,8 @@ CONTRACTS: Final = MappingProxyType(
             "allotments": trades.Allotments,
             "firm_liquidity": trades.FirmLiquidity,
             "frontier": frontiers.Frontier,
+            "marginal_costs": explanations.MarginalCosts,
+            "standing": explanations.Standing,
             "exceptions": trades.Exceptions,
         }.items()
     }

@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "scenarios": ("engine.cli.scenarios", "List, show, check and compare scenarios; ask what other economics do."),
     "rebalance": ("engine.cli.rebalance", "Bring books inside their limits at the least cost, each answer certified."),
     "frontier": ("engine.cli.frontier", "Sweep a stress budget and show what each width of it would cost a book."),
+    "explain": ("engine.cli.explain", "Tell one book's rebalance as a story, or why one name trades."),
     "mandates": ("engine.cli.mandates", "Check mandates, show what they allow, print their schema."),
     "calibrate": ("engine.cli.calibrate", "Turn prices into the risk model of a universe."),
     "tiers": ("engine.cli.tiers", "Show the curve: where its tiers lie, and who behaves like them."),

@@ -7,11 +7,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import click
 import polars as pl
-from rich.console import Console
 
 from engine.api.loading import LoadedUniverse
 from engine.cli.options import print_csv, print_json
-from engine.desk.terminal import console
 from engine.errors import EXIT_OK, EXIT_PARTIAL
 from engine.store.files import Source
 
@@ -33,9 +31,7 @@ class Answered(Protocol):
         """What could not be done."""
 
 
-def print_answer(
-    loaded: LoadedUniverse, answer: Answered, *, form: str, main: str, show: Callable[[Console], None]
-) -> int:
+def print_answer(loaded: LoadedUniverse, answer: Answered, *, form: str, main: str, show: Callable[[], None]) -> int:
     """Print an answer and give its exit code.
 
     Args:
@@ -57,7 +53,7 @@ def print_answer(
     elif form == "csv":
         print_csv(answer.tables[main])
     else:
-        show(console())
+        show()
     return EXIT_PARTIAL if answer.refused else EXIT_OK
 
 

@@ -9,6 +9,7 @@ from engine.api.loading import load_universe
 from engine.cli.answers import print_answer
 from engine.cli.options import MarketDate, format_option, quiet_option, universe_option, warn
 from engine.desk.explanations import show_explanation
+from engine.desk.terminal import console
 
 
 @click.command()
@@ -43,5 +44,5 @@ def command(
         result,
         form=form,
         main="marginal_costs" if "marginal_costs" in result.tables else "trades",
-        show=lambda screen: show_explanation(screen, result.tables),
+        show=lambda: show_explanation(console(), result.tables),
     )

@@ -9,6 +9,7 @@ from engine.api.tracing import trace_frontier
 from engine.cli.answers import print_answer, write_answer
 from engine.cli.options import book_options, format_option, quiet_option, warn
 from engine.desk.frontiers import show_frontiers
+from engine.desk.terminal import console
 
 
 @click.command()
@@ -54,5 +55,5 @@ def command(
         result,
         form=form,
         main="frontier",
-        show=lambda screen: show_frontiers(screen, result.tables["frontier"], names, against=against),
+        show=lambda: show_frontiers(console(), result.tables["frontier"], names, against=against),
     )

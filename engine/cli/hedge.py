@@ -12,6 +12,7 @@ from engine.api.loading import load_universe
 from engine.cli.answers import print_answer, write_answer
 from engine.cli.options import book_options, format_option, quiet_option, warn
 from engine.desk.hedges import show_hedges
+from engine.desk.terminal import console
 from engine.store.files import Source, decode_text, read_source
 from engine.stress.hedge import Objective
 
@@ -79,5 +80,5 @@ def command(
         result,
         form=form,
         main="hedge_trades",
-        show=lambda screen: show_hedges(screen, result.tables, loaded.curve.tiers.labels, parents),
+        show=lambda: show_hedges(console(), result.tables, loaded.curve.tiers.labels, parents),
     )

@@ -10,6 +10,7 @@ from engine.api.reversing import ReverseQuestion, reverse_stress_portfolios
 from engine.cli.answers import print_answer, write_answer
 from engine.cli.options import book_options, format_option, quiet_option, warn
 from engine.desk.reversals import show_reverse
+from engine.desk.terminal import console
 from engine.store.files import decode_text, read_source
 
 
@@ -60,5 +61,5 @@ def command(
         result,
         form=form,
         main="reverse",
-        show=lambda screen: show_reverse(screen, result.tables, loaded.curve.tiers.labels, parents),
+        show=lambda: show_reverse(console(), result.tables, loaded.curve.tiers.labels, parents),
     )

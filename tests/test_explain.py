@@ -12,7 +12,7 @@ from test_stories import Captured, ran
 from engine.api.explaining import explain_portfolio
 from engine.api.loading import LoadedUniverse
 from engine.api.rebalancing import lay_out_books, rebalance_portfolios
-from engine.book.chunk import Bench, lay_out
+from engine.book.bench import Bench, lay_out
 from engine.contracts import CONTRACTS
 from engine.errors import UsageError
 from engine.intake import admit

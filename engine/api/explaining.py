@@ -10,7 +10,8 @@ import polars as pl
 
 from engine.api.loading import LoadedUniverse
 from engine.api.rebalancing import lay_out_books
-from engine.book.chunk import Bench, lay_out, rebalance_chunk
+from engine.book.bench import Bench, lay_out
+from engine.book.chunk import rebalance_chunk
 from engine.contracts import CONTRACTS
 from engine.documents import suggestion
 from engine.errors import UsageError

@@ -10,7 +10,8 @@ import polars as pl
 from engine.api.loading import LoadedUniverse
 from engine.api.stressing import Prepared, prepare
 from engine.book.allotment import count_volume, share_volume
-from engine.book.chunk import Task, rebalance_chunk, state_bare
+from engine.book.bench import Task, state_bare
+from engine.book.chunk import rebalance_chunk
 from engine.book.demand import measure_demand
 from engine.contracts import empty
 from engine.intake import Notice

@@ -10,7 +10,7 @@ import polars as pl
 
 from engine.api.loading import LoadedUniverse
 from engine.api.rebalancing import lay_out_books
-from engine.book.chunk import Bench, lay_out
+from engine.book.bench import Bench, lay_out
 from engine.contracts import CONTRACTS, empty
 from engine.documents import suggestion
 from engine.errors import UsageError

@@ -254,9 +254,9 @@ def test_a_single_name_under_a_cap_is_cut_to_it_or_proven_to_have_no_answer(plan
     result = only(alone, "growth", max_weight=0.4)
     assert state_of(result) == "certified"
     assert result.tables["targets"]["weight_after"].to_list() == pytest.approx([0.4], abs=1e-9)
-    full = only(alone, "growth", max_weight=0.4, cash={"min": 0.0, "max": 0.1})
+    full = only(alone, "growth", max_weight=0.4, cash={"min": 0.0, "max": 0.1}, priorities={"cash": 0})
     assert state_of(full) == "infeasible"
-    assert "cash:max" in reasons(full) and "proven" in reasons(full)
+    assert "cash at most 10.00 %" in reasons(full) and "proven" in reasons(full)
     assert not full.tables["trades"].height
 
 
@@ -273,8 +273,11 @@ def test_an_excluded_list_over_all_holdings_sells_them_all_or_is_proven_impossib
     result = only(planted, "growth", excluded=names)
     assert state_of(result) == "certified"
     assert np.abs(result.tables["targets"]["weight_after"].to_numpy()).max() <= 1e-9
-    stuck = only(planted, "growth", excluded=names, cash={"min": 0.0, "max": 0.2})
+    stuck = only(planted, "growth", excluded=names, cash={"min": 0.0, "max": 0.2}, priorities={"cash": 0})
     assert state_of(stuck) == "infeasible"
+    moved = only(planted, "growth", excluded=names, cash={"min": 0.0, "max": 0.2})
+    assert state_of(moved) == "certified"
+    assert moved.tables["limits"].filter(limit_id="cash:max")["relaxed_by"].to_list() == pytest.approx([0.8], abs=1e-6)
 
 
 def test_a_turnover_of_nothing_keeps_a_sound_book_and_is_proven_where_it_cannot(planted: LoadedUniverse) -> None:

@@ -242,7 +242,7 @@ def set_horizon(folder: Path, days: int) -> None:
 def test_a_budget_for_another_horizon_than_its_scenario_is_refused(folder: Path) -> None:
     set_horizon(folder, 5)
     words = (
-        "mandate careful: its budget on planted_day is for 5 trading days, the scenario runs 1; "
+        "mandates/careful.yaml:7:61: its budget on planted_day is for 5 trading days, the scenario runs 1; "
         "state the same horizon in both"
     )
     with pytest.raises(ConfigurationError) as refusal:

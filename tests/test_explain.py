@@ -141,4 +141,4 @@ def test_a_book_without_an_answer_says_why(bundled: LoadedUniverse) -> None:
     told = explain_portfolio(replace(bundled, mandates=changed), BOOK, "NVDA")
     assert "standing" not in told.tables
     (words,) = told.refused
-    assert words.startswith(f"{BOOK}: no portfolio keeps")
+    assert words.startswith(f"{BOOK}: turnover at most 0.00 % and") and "cannot both be kept, proven" in words

@@ -118,8 +118,8 @@ def test_more_impact_trades_less() -> None:
 
 
 def test_a_book_without_impact_keeps_its_quadratic_program() -> None:
-    assert shape_of(tight_book(0).problem)[-1] == frozenset({"risk"})
-    assert shape_of(heavy(0).problem)[-1] == frozenset({"risk", "impact"})
+    assert shape_of(tight_book(0).problem)[-2] == frozenset({"risk"})
+    assert shape_of(heavy(0).problem)[-2] == frozenset({"risk", "impact"})
 
 
 PLANTS: dict[str, Callable[[Problem], Problem]] = {

@@ -460,6 +460,15 @@ def test_a_bundled_conflict_names_the_limit_and_no_leaf(bundled: LoadedUniverse)
     assert f"shortfall:{TREE}" in message and ":leaf:" not in message
 
 
+def test_where_another_limit_gives_way_a_shortfall_and_its_proof_hold(bundled: LoadedUniverse) -> None:
+    loaded = with_limit(bundled, "power_and_grid", turnover=0.02, level=0.9, max_loss=0.5)
+    result = rebalance_portfolios(loaded)
+    assert result.tables["certificates"]["status"].to_list() == ["certified"]
+    limits = {row["limit_id"]: row for row in result.tables["limits"].iter_rows(named=True)}
+    assert limits["stress:deepseek"]["relaxed_by"] > 1e-3
+    assert not limits[f"shortfall:{TREE}"]["breach"] and limits[f"shortfall:{TREE}"]["relaxed_by"] is None
+
+
 def test_a_shortfall_over_a_scenario_that_is_no_tree_is_refused_with_its_place(folder: Path) -> None:
     path = folder / "mandates" / "careful.yaml"
     path.write_text(path.read_text() + "  shortfall:\n    - {scenario: planted_day, level: 0.9, max_loss: 0.08}\n")

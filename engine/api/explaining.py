@@ -79,7 +79,7 @@ def _reason(book: str, notices: tuple[Notice, ...]) -> str:
 
 def _look(bench: Bench, book: str, security: str) -> dict[str, pl.DataFrame]:
     """The tables ``standing`` and ``marginal_costs`` of one name."""
-    problem, answer = bench.solve(book)
+    problem, answer, _ = bench.settle(book)
     weights, candidate = answer.weights, security in problem.names
     if not candidate:
         own = bench.mandate(book)

@@ -30,11 +30,13 @@ class ConeBlock:
     def __init__(self, n: int, shape: ConeShape) -> None:
         self.tails = [_Tail(n, leaves) for leaves in shape.leaves]
         self.margins = [_Spread(n, issuers) for issuers in shape.issuers]
+        self.count = len(self.tails) + len(self.margins)
 
-    def limits(self, z: Any, slack: Any) -> list[Any]:
-        """The limits that have a multiplier and may give way by ``slack``."""
-        pairs = [limit for tail in self.tails for limit in tail.limits(z, slack)]
-        return pairs + [spread.limit(z, slack) for spread in self.margins]
+    def limits(self, z: Any, slacks: list[Any]) -> list[Any]:
+        """The limits that have a multiplier, each with what it may give way by: shortfalls, then robust budgets."""
+        tails, spreads = slacks[: len(self.tails)], slacks[len(self.tails) :]
+        pairs = [limit for tail, slack in zip(self.tails, tails, strict=True) for limit in tail.limits(z, slack)]
+        return pairs + [spread.limit(z, slack) for spread, slack in zip(self.margins, spreads, strict=True)]
 
     def load(self, problem: Problem, unit: float, margin: float) -> None:
         """Give the block its numbers.

@@ -9,9 +9,10 @@ import numpy as np
 from engine.conventions import FEASIBILITY
 from engine.mandates.mandate import ActiveBand, Band, Mandate
 from engine.rebalance.certificate import Verdict
+from engine.rebalance.cones import LEAF
 from engine.rebalance.evidence import Claim
-from engine.rebalance.problem import ACTIVE, BUDGET, TRACKING_ERROR, TURNOVER, Problem
-from engine.rebalance.relax_program import RelaxedAnswer, RelaxPrograms, Slack
+from engine.rebalance.problem import ACTIVE, BUDGET, GROSS, TRACKING_ERROR, TURNOVER, Problem
+from engine.rebalance.relax_program import RelaxedAnswer, RelaxPrograms, Slack, limit_ids
 from engine.rebalance.relaxed_certificate import Relaxation
 
 NAME_KINDS: Final = ("participation", "no_buy", "no_sell", "frozen", "excluded", "active_weight", "weight")
@@ -104,6 +105,9 @@ def find_conflict(problem: Problem, programs: RelaxPrograms, court: Court) -> Co
     sums = [name for name in (BUDGET, *sorted(problem.row_ids), TURNOVER) if priority(name) == 0]
     if problem.tracking_error is not None and priority(TRACKING_ERROR) == 0:
         sums.append(TRACKING_ERROR)
+    if problem.gross is not None:
+        sums.append(GROSS)
+    sums += [cone.limit_id for cone in problem.cones]
     stated = [kind for kind in NAME_KINDS if priority(kind) == 0]
     everything = (*stated, *sums)
     kept, proof = everything, _prove(everything, problem, programs, court)
@@ -130,12 +134,15 @@ def find_conflict(problem: Problem, programs: RelaxPrograms, court: Court) -> Co
 
 def desk_bound(problem: Problem, limit_id: str) -> float:
     """The bound of a sum as its mandate states it: at most, or at least for what ends in ``min``."""
-    if limit_id == BUDGET:
-        return 1.0 - problem.spendable
-    if limit_id == TURNOVER:
-        return problem.turnover
-    if limit_id == TRACKING_ERROR:
-        return problem.tracking_error or 0.0
+    sums = {
+        BUDGET: 1.0 - problem.spendable,
+        TURNOVER: problem.turnover,
+        TRACKING_ERROR: problem.tracking_error or 0.0,
+        GROSS: problem.gross or 0.0,
+        **{cone.limit_id: cone.bound for cone in problem.cones},
+    }
+    if limit_id in sums:
+        return sums[limit_id]
     at = problem.row_ids.index(limit_id)
     bound = float(problem.bounds[at])
     if limit_id == "cash:max":
@@ -174,7 +181,7 @@ def _prove(kept: tuple[str, ...], problem: Problem, programs: RelaxPrograms, cou
     sums = frozenset(kept) - set(NAME_KINDS)
     if not sums:
         return None
-    others = {name: FREE for name in (BUDGET, TURNOVER, TRACKING_ERROR, *problem.row_ids) if name not in sums}
+    others = {name: FREE for name in limit_ids(problem) if name not in sums}
     # The bounds on names are given as what could give way, by nothing, so that they have multipliers.
     loose = replace(case, lower=case.lower - 1.0, upper=case.upper + 1.0)
     nothing = np.zeros(len(names))
@@ -182,7 +189,7 @@ def _prove(kept: tuple[str, ...], problem: Problem, programs: RelaxPrograms, cou
     found = programs.solve(loose, slack)
     if found is None:
         return None
-    duals = {name: value for name, value in found.duals.items() if name in sums}
+    duals = {name: value for name, value in found.duals.items() if name.split(LEAF)[0] in sums}
     inside = np.clip(found.weights, case.lower, case.upper)
     amount = court.refute(Claim(dict(zip(names, inside.tolist(), strict=True)), duals), narrowed)
     return _Proof(amount, duals, _binding(case, found)) if amount > FEASIBILITY else None
@@ -207,7 +214,7 @@ def _cure(
     if not len(hard.names) or float((hard.lower - hard.upper).max()) > FEASIBILITY:
         return None
     soft = court.state(without(court.mandate, [kind for kind in (*stated, *absent) if kind not in kinds]))
-    others = {name: FREE for name in (BUDGET, TURNOVER, TRACKING_ERROR, *problem.row_ids) if name not in everything}
+    others = {name: FREE for name in limit_ids(problem) if name not in everything}
     slack = Slack(
         most=others,
         together=frozenset(chosen) - set(kinds),

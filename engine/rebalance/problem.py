@@ -269,6 +269,7 @@ def _allotted(portfolio_id: str, names: Axis, terms: Terms, nav: float | None) -
     """The largest trade of each name that the book's part of the firm's volume allows, fraction of NAV."""
     if terms.allotted is None:
         return None
+    if nav is None:
         raise ModelError(f"{portfolio_id}: an allotment of volume needs the NAV of the book")
     own = terms.allotted.get(portfolio_id, {})
     money = [own.get(name, 0.0) for name in names.labels]

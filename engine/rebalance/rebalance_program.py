@@ -113,7 +113,7 @@ class RebalanceProgram:
         if self.capped:
             active = [self.root @ self.z - self.root_b, cp.multiply(self.sd, self.z) - self.sd_b]
             limits.append(cp.norm(cp.hstack(active)) <= self.radius + self.radius_unit * slack)
-        return limits + self.cones.limits(self.z, slack)
+        return limits + self.cones.limits(self.z, [slack] * self.cones.count)
 
     def _box(self) -> list[Any]:
         box = [

@@ -11,9 +11,9 @@ from engine.conventions import FEASIBILITY
 from engine.mandates.mandate import Band
 from engine.rebalance.conflict import Conflict, Court, Member, desk_bound, find_conflict, without
 from engine.rebalance.evidence import Claim
-from engine.rebalance.problem import BUDGET, TRACKING_ERROR, TURNOVER, Problem
+from engine.rebalance.problem import TRACKING_ERROR, Problem
 from engine.rebalance.rebalance_program import Attempt
-from engine.rebalance.relax_program import LEVELS, RelaxedAnswer, RelaxPrograms, Slack
+from engine.rebalance.relax_program import LEVELS, RelaxedAnswer, RelaxPrograms, Slack, limit_ids
 from engine.rebalance.relaxed_certificate import LevelProof, Relaxation
 from engine.rebalance.solve import Answer, Judge, Programs, repairs, solve_problem
 
@@ -174,9 +174,7 @@ def _choose(problem: Problem, tools: Tools, court: Court) -> _Limits:
 
 def _conflict_today(limits: _Limits, programs: RelaxPrograms) -> LevelProof | None:
     """Multipliers that prove that limits must get worse than today, or None where they need not."""
-    together = frozenset({BUDGET, TURNOVER, *limits.hard.row_ids})
-    if limits.hard.tracking_error is not None:
-        together |= {TRACKING_ERROR}
+    together = frozenset(limit_ids(limits.hard))
     slack = _slack(limits, {}, 0)
     lower, upper = limits.lower - limits.low_most, limits.upper + limits.high_most
     if limits.weight_level and (np.maximum(lower, limits.hard.lower) > np.minimum(upper, limits.hard.upper)).any():

@@ -9,7 +9,8 @@ import cvxpy as cp
 import numpy as np
 from jaxtyping import Float
 
-from engine.rebalance.problem import BUDGET, TRACKING_ERROR, TURNOVER, Problem
+from engine.rebalance.cone_program import ConeBlock
+from engine.rebalance.problem import BUDGET, GROSS, TRACKING_ERROR, TURNOVER, Problem
 from engine.rebalance.rebalance_program import Shape, shape_of
 
 LEVELS: Final = 5
@@ -84,14 +85,16 @@ class RelaxProgram:
     """
 
     def __init__(self, shape: Shape) -> None:
-        n, k, m, self.capped, *_ = shape
+        n, k, m, self.capped, terms, cones = shape
+        self.cones = ConeBlock(n, cones)
+        own, self.has_gross = 4 + m + self.cones.count, "gross" in terms
         self.z, self.t = cp.Variable(n), cp.Variable(n)
-        self.e, self.low, self.high = cp.Variable(m + 3), cp.Variable(n), cp.Variable(n)
+        self.e, self.low, self.high = cp.Variable(own), cp.Variable(n), cp.Variable(n)
         self.common = cp.Variable(nonneg=True)
-        self.most, self.price, self.together = (cp.Parameter(m + 3, nonneg=True) for _ in range(3))
+        self.most, self.price, self.together = (cp.Parameter(own, nonneg=True) for _ in range(3))
         self.low_most, self.high_most = cp.Parameter(n, nonneg=True), cp.Parameter(n, nonneg=True)
         self.weight_price, self.weights_together = cp.Parameter(nonneg=True), cp.Parameter(nonneg=True)
-        self.members, self.totals = cp.Parameter((LEVELS, m + 3), nonneg=True), cp.Parameter(LEVELS)
+        self.members, self.totals = cp.Parameter((LEVELS, own), nonneg=True), cp.Parameter(LEVELS)
         self.weight_members = cp.Parameter(LEVELS, nonneg=True)
         self.rows, self.bounds = cp.Parameter((m, n)), cp.Parameter(m)
         self.costs = cp.Parameter(n, nonneg=True)
@@ -99,12 +102,13 @@ class RelaxProgram:
         self.root, self.root_b = cp.Parameter((k, n)), cp.Parameter(k)
         self.sd, self.sd_b = cp.Parameter(n, nonneg=True), cp.Parameter(n)
         self.hard_lower, self.hard_upper = cp.Parameter(n), cp.Parameter(n)
+        self.opening, self.gross = cp.Parameter(n), cp.Parameter()
         self.lower, self.upper = cp.Parameter(n), cp.Parameter(n)
         room = self.e + self.together * self.common
         self.limits = [
             cp.sum(self.z) + self.costs @ self.t <= self.spendable + room[0],
             cp.sum(self.t) <= self.turnover + room[1],
-            self.rows @ self.z <= self.bounds + room[3:],
+            self.rows @ self.z <= self.bounds + room[4 : 4 + m],
             self.z >= self.lower - self.low - self.weights_together * self.common,
             self.z <= self.upper + self.high + self.weights_together * self.common,
             self.members @ self.e + self.weight_members * (cp.sum(self.low) + cp.sum(self.high)) <= self.totals,
@@ -112,6 +116,9 @@ class RelaxProgram:
         if self.capped:
             active = [self.root @ self.z - self.root_b, cp.multiply(self.sd, self.z) - self.sd_b]
             self.limits.append(cp.norm(cp.hstack(active)) <= self.radius + room[2])
+        if self.has_gross:
+            self.limits.append(cp.norm1(self.z + self.opening) <= self.gross + room[3])
+        self.limits += self.cones.limits(self.z, [room[4 + m + at] for at in range(self.cones.count)])
         bounds = [self.z >= self.hard_lower, self.z <= self.hard_upper, self.t >= self.z, self.t >= -self.z]
         slacks = [self.e >= 0, self.e <= self.most, self.low >= 0, self.low <= self.low_most]
         slacks += [self.high >= 0, self.high <= self.high_most]
@@ -149,10 +156,12 @@ class RelaxProgram:
         self.rows.value, self.bounds.value = problem.rows, problem.bounds - problem.rows @ start
         self.spendable.value, self.turnover.value = problem.spendable - float(start.sum()), problem.turnover
         self.radius.value = problem.tracking_error or 0.0
+        self.opening.value, self.gross.value = start, 0.0 if problem.gross is None else problem.gross
+        self.cones.load(problem, 1.0, 0.0)
         self.hard_lower.value, self.hard_upper.value = problem.lower - start, problem.upper - start
 
     def _load_slack(self, problem: Problem, slack: Slack) -> None:
-        ids = _ids(problem)
+        ids = limit_ids(problem)
         none = np.zeros(len(problem.start))
         self.most.value = np.array([slack.most.get(name, 0.0) for name in ids])
         self.price.value = np.array([slack.price.get(name, 0.0) for name in ids])
@@ -171,26 +180,30 @@ class RelaxProgram:
 
     def _answer(self, problem: Problem) -> RelaxedAnswer:
         # Signs of dual values have changed between versions of cvxpy; a multiplier of a <= row is >= 0.
-        budget, turnover, rows, low, high, held, *cone = (
-            np.abs(np.atleast_1d(np.asarray(_dual(limit), dtype=np.float64))) for limit in self.limits
+        plain = 6 + self.capped + self.has_gross
+        budget, turnover, rows, low, high, held, *further = (
+            np.abs(np.atleast_1d(np.asarray(_dual(limit), dtype=np.float64))) for limit in self.limits[:plain]
         )
-        ids = _ids(problem)
-        risk = cone[0][0] if cone else 0.0
+        ids = limit_ids(problem)
+        risk = further.pop(0)[0] if self.capped else 0.0
+        gross = further.pop(0)[0] if self.has_gross else 0.0
+        cones = {name: abs(float(y)) for name, y in self.cones.duals(problem, self.limits[plain:]).items()}
         return RelaxedAnswer(
             weights=np.clip(problem.start + self.z.value, problem.lower, problem.upper),
             gives=dict(zip(ids, np.maximum(self.e.value, 0.0).tolist(), strict=True)),
             low_gives=np.maximum(self.low.value, 0.0),
             high_gives=np.maximum(self.high.value, 0.0),
             common=max(float(self.common.value), 0.0),
-            duals=dict(zip(ids, [budget[0], turnover[0], risk, *rows.tolist()], strict=True)),
+            duals=dict(zip(ids, [budget[0], turnover[0], risk, gross, *rows.tolist()], strict=False)) | cones,
             low_duals=low,
             high_duals=high,
             held={level: float(value) for level, value in enumerate(held, start=1)},
         )
 
 
-def _ids(problem: Problem) -> tuple[str, ...]:
-    return BUDGET, TURNOVER, TRACKING_ERROR, *problem.row_ids
+def limit_ids(problem: Problem) -> tuple[str, ...]:
+    """Every limit that is no bound on a name, in the order of the program; also where the book has no such cap."""
+    return BUDGET, TURNOVER, TRACKING_ERROR, GROSS, *problem.row_ids, *(cone.limit_id for cone in problem.cones)
 
 
 def _dual(limit: Any) -> Any:

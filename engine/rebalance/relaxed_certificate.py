@@ -156,11 +156,19 @@ def _unproven(evidence: Evidence, inputs: Mapping[str, Any], claim: Claim, relax
             update={"limits": limits.model_copy(update={"weights": bands, "max_weight": 1.0})}
         )
     loose = assemble(evidence, **{**inputs, "mandate": softened}, claim=claim)
+
+    def implied(proof: LevelProof) -> Case:
+        # Limits that are no rows must hold: each implies a row at the proof's own weights and multipliers.
+        at = replace(loose, x=np.array([proof.weights.get(name, 0.0) for name in loose.names]))
+        guess = Claim(proof.weights, proof.duals)
+        cones = read_cones(evidence, at, mandate, guess, benchmarked=inputs["benchmark"] is not None)
+        return replace(at, rows=[*at.rows, *cones.rows])
+
     breaches = _breaches(loose, mandate)
     worse = any(amount > breaches.get(name, 0.0) + FEASIBILITY for name, amount in amounts.items())
     if worse:
         proof = relaxation.proofs.get(0)
-        if proof is None or not _least(loose, mandate, proof, 0, {}, worse=False) > 0.0:
+        if proof is None or not _least(implied(proof), mandate, proof, 0, {}, worse=False) > 0.0:
             return "a limit got worse without proof that it had to"
     totals = {
         level: math.fsum(amount for name, amount in amounts.items() if limits.priority(name) == level)
@@ -171,7 +179,7 @@ def _unproven(evidence: Evidence, inputs: Mapping[str, Any], claim: Claim, relax
         if total == 0.0:
             continue
         proof = relaxation.proofs.get(level)
-        least = -math.inf if proof is None else _least(loose, mandate, proof, level, totals, worse=worse)
+        least = -math.inf if proof is None else _least(implied(proof), mandate, proof, level, totals, worse=worse)
         if not total - least <= _allowed(total):
             return f"priority {level} gave way by {total:.3g}, proven are {least:.3g}"
         needed |= least > 0.0

@@ -461,7 +461,7 @@ def test_a_bundled_conflict_names_the_limit_and_no_leaf(bundled: LoadedUniverse)
 
 
 def test_where_another_limit_gives_way_a_shortfall_and_its_proof_hold(bundled: LoadedUniverse) -> None:
-    loaded = with_limit(bundled, "power_and_grid", turnover=0.02, level=0.9, max_loss=0.5)
+    loaded = with_limit(bundled, "power_and_grid", turnover=0.005, level=0.9, max_loss=0.5)
     result = rebalance_portfolios(loaded)
     assert result.tables["certificates"]["status"].to_list() == ["certified"]
     limits = {row["limit_id"]: row for row in result.tables["limits"].iter_rows(named=True)}

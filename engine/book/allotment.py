@@ -40,7 +40,7 @@ def share_volume(demand: pl.DataFrame, securities: pl.DataFrame, settings: FirmL
         settings: Share of the day's volume; None shares nothing out.
 
     References:
-        MATH.md 5. Oracle: bisection book by book, tests/test_allotment.py.
+        MATH.md 5. Oracle: a plain loop, tests/test_allotment.py.
     """
     if settings.firm_participation is None or not demand.height:
         return empty("allotments")

@@ -188,15 +188,16 @@ def test_an_active_budget_measures_the_loss_against_the_benchmark(bundled: Loade
 def test_a_rebalance_brings_a_book_to_its_active_budget(bundled: LoadedUniverse) -> None:
     loaded = with_budget(bundled, "us_large_cap", max_loss=0.01, kind="active")
     tables = rebalance_portfolios(loaded).tables
-    assert tables["certificates"]["status"].to_list() == ["certified"]
+    assert tables["certificates"]["status"].to_list() == ["certified", "certified"]
     weights = dict(tables["targets"].select("security_id", "weight_after").iter_rows())
-    assert active_by_hand(loaded, weights, tables["shocks"]) == pytest.approx(0.01, abs=1e-8)
+    # The loss of a few shares less: what is traded is whole.
+    assert 0.01 - 1e-6 < active_by_hand(loaded, weights, tables["shocks"]) <= 0.01 + 1e-9
     stress = tables["stress"].filter((pl.col("scenario_id") == "deepseek") & (pl.col("stage") == "after"))
-    assert stress["measured_loss"].to_list() == pytest.approx([0.01], abs=1e-8)
+    assert stress["measured_loss"].to_list() == pytest.approx([0.01], abs=1e-6)
     assert stress["breach"].to_list() == [False]
     limit = tables["limits"].filter(pl.col("limit_id") == "stress:deepseek:active").row(0, named=True)
     assert limit["kind"] == "stress" and limit["shadow_price"] > 0.0
-    assert limit["bound"] == pytest.approx(0.01, abs=1e-12) and limit["after"] == pytest.approx(0.01, abs=1e-8)
+    assert limit["bound"] == pytest.approx(0.01, abs=1e-12) and limit["after"] == pytest.approx(0.01, abs=1e-6)
     assert limit["breach_before"] and not limit["breach"]
     assert "limit stress:deepseek:active" in tables["trades"]["reason"].to_list()
 

@@ -62,8 +62,12 @@ def shock_of(result: RebalanceResult) -> dict[str, float]:
 
 
 def test_all_sixteen_bundled_books_are_certified(bundled: LoadedUniverse, result: RebalanceResult) -> None:
-    table = result.tables["certificates"]
+    both = result.tables["certificates"]
+    assert set(both["status"]) == {"certified"}
+    assert both["max_violation"].max() <= 1e-9
+    table = both.filter(pl.col("form") == "continuous")
     assert table["portfolio_id"].to_list() == books_of(bundled)
+    assert both.filter(pl.col("form") == "published")["portfolio_id"].to_list() == books_of(bundled)
     assert table.height == 16
     assert set(table["status"]) == {"certified"}
     assert table["max_violation"].max() <= 1e-9
@@ -490,7 +494,8 @@ def test_a_planted_book_over_its_budget_is_brought_to_it(planted: LoadedUniverse
         rows(result.tables["stress"], "measured_loss", portfolio_id="hot", stage=s) for s in ("before", "after")
     )
     assert before[0] > 0.08
-    assert after[0] == pytest.approx(0.08, abs=1e-8)
+    # The loss of one share less: the book is small, and what it trades is whole.
+    assert 0.08 - 1e-4 < after[0] <= 0.08 + 1e-9
 
 
 def test_a_name_without_a_price_sets_aside_only_the_books_that_could_buy_it(bundled: LoadedUniverse) -> None:

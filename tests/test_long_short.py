@@ -243,7 +243,7 @@ def test_a_book_that_is_short_is_rebalanced_where_its_mandate_allows_it(bundled:
         bundled, holdings=short, mandates={**bundled.mandates, mandate: type(one).model_validate(words)}
     ).only([book])
     tables = rebalance_portfolios(loaded).tables
-    assert tables["certificates"]["status"].to_list() == ["certified"]
+    assert tables["certificates"]["status"].to_list() == ["certified", "certified"]
     assert "gross" in tables["limits"]["limit_id"].to_list()
     before = dict(tables["targets"].select("security_id", "weight_before").iter_rows())
     assert before[name] < 0.0

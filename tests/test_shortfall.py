@@ -25,6 +25,7 @@ from engine.api.rebalancing import rebalance_portfolios
 from engine.book.answers import limit_table
 from engine.desk.reasons import words_of
 from engine.errors import ConfigurationError, ModelError
+from engine.mandates.lots import Lots
 from engine.mandates.mandate import Mandate
 from engine.rebalance.bound import lower_bound
 from engine.rebalance.cone_bounds import read_cones
@@ -423,7 +424,7 @@ def with_limit(loaded: LoadedUniverse, book: str, turnover: float = 1.0, **limit
     name = dict(loaded.portfolios.select("portfolio_id", "mandate_id").iter_rows())[book]
     words = loaded.mandates[name].model_dump()
     limits = {**words["limits"], "turnover": turnover, "shortfall": ({"scenario": TREE, **limit},)}
-    changed = Mandate.model_validate({**words, "limits": limits})
+    changed = Mandate.model_validate({**words, "limits": limits, "lots": {"round": "none"}})
     return replace(loaded, mandates={**loaded.mandates, name: changed}).only([book])
 
 
@@ -436,7 +437,7 @@ def test_a_bundled_book_is_brought_inside_its_shortfall(bundled: LoadedUniverse)
     most = round(worst_loss - 0.01, 3)
     loaded = with_limit(bundled, book, level=0.9, max_loss=most)
     result = rebalance_portfolios(loaded)
-    assert result.tables["certificates"]["status"].to_list() == ["certified"]
+    assert result.tables["certificates"]["status"].to_list() == ["certified", "certified"]
     row = result.tables["limits"].filter(limit_id=f"shortfall:{TREE}").row(0, named=True)
     # One leaf carries more than the worst tenth, so the mean over it is the loss in that leaf.
     after = result.tables["stress_leaves"].filter(stage="after", scenario_id=TREE)["pnl_frac"].min()
@@ -463,7 +464,7 @@ def test_a_bundled_conflict_names_the_limit_and_no_leaf(bundled: LoadedUniverse)
 def test_where_another_limit_gives_way_a_shortfall_and_its_proof_hold(bundled: LoadedUniverse) -> None:
     loaded = with_limit(bundled, "power_and_grid", turnover=0.005, level=0.9, max_loss=0.5)
     result = rebalance_portfolios(loaded)
-    assert result.tables["certificates"]["status"].to_list() == ["certified"]
+    assert result.tables["certificates"]["status"].to_list() == ["certified", "certified"]
     limits = {row["limit_id"]: row for row in result.tables["limits"].iter_rows(named=True)}
     assert limits["stress:deepseek"]["relaxed_by"] > 1e-3
     assert not limits[f"shortfall:{TREE}"]["breach"] and limits[f"shortfall:{TREE}"]["relaxed_by"] is None
@@ -509,7 +510,7 @@ def test_a_traded_fund_moves_in_every_leaf_as_what_it_holds_and_its_margin_is_th
     path.write_text(path.read_text().replace("max_loss: 0.08}", "max_loss: 0.08, robust: 1.0}"))
     books = {"fund": {"FUND": 0.5, "REST-00": 0.3, "GRID-0": 0.1}}
     tables = rebalance_portfolios(loaded_with(folder, market, books, {"FUND": {"GRID-0": 0.5, "GRID-1": 0.5}})).tables
-    assert tables["certificates"]["status"].to_list() == ["certified"]
+    assert tables["certificates"]["status"].to_list() == ["certified", "certified"]
     limits = {row["limit_id"]: row for row in tables["limits"].iter_rows(named=True)}
     for stage in ("before", "after"):
         leaves = tables["stress_leaves"].filter(portfolio_id="fund", stage=stage, scenario_id="fork")
@@ -525,3 +526,18 @@ def test_one_limit_a_tree() -> None:
     words = {"id": "m", "title": "M", "version": "1.0.0"}
     with pytest.raises(ValueError, match="two budgets for fork; keep one"):
         Mandate.model_validate({**words, "limits": {"shortfall": (limit_of(0.5, 0.1), limit_of(0.9, 0.1))}})
+
+
+@pytest.mark.parametrize("robust", [0.0, 1.0])
+def test_whole_lots_keep_limits_that_are_no_rows(bundled: LoadedUniverse, robust: float) -> None:
+    loaded = with_limit(bundled, "power_and_grid", level=0.9, max_loss=0.2)
+    (name,) = set(loaded.portfolios["mandate_id"].drop_nulls())
+    own = loaded.mandates[name]
+    budgets = tuple(budget.model_copy(update={"robust": robust}) for budget in own.limits.stress)
+    limits = own.limits.model_copy(update={"stress": budgets})
+    whole = own.model_copy(update={"limits": limits, "lots": Lots()})
+    tables = rebalance_portfolios(replace(loaded, mandates={**loaded.mandates, name: whole})).tables
+    assert tables["certificates"]["status"].to_list() == ["certified", "certified"]
+    traded = tables["targets"].filter(pl.col("weight_after") != pl.col("weight_before"))["quantity_after"]
+    assert traded.len() and (traded % 1.0 == 0.0).all()
+    assert not tables["limits"]["breach"].any()

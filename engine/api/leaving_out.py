@@ -52,7 +52,7 @@ def price_limit(loaded: LoadedUniverse, result: RebalanceResult, limit_id: str) 
 
 def _objectives(result: RebalanceResult) -> pl.DataFrame:
     certified = pl.when(pl.col("status") == "certified").then("objective").alias("objective")
-    return result.tables["certificates"].select("portfolio_id", certified)
+    return result.tables["certificates"].filter(pl.col("form") == "continuous").select("portfolio_id", certified)
 
 
 def _without(mandate: Mandate, limit_id: str) -> Mandate:

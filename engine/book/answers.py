@@ -29,15 +29,15 @@ def targets_and_cash(
         if book not in solved:
             continue
         problem, answer = solved[book]
-        spent = float(problem.costs @ np.abs(answer.weights - problem.start))
-        cash[position] += float(problem.start.sum() - answer.weights.sum()) - spent
+        spent = float(problem.costs @ np.abs(answer.final - problem.start))
+        cash[position] += float(problem.start.sum() - answer.final.sum()) - spent
         frames.append(
             pl.DataFrame(
                 {
                     "portfolio_id": [book] * len(problem.names),
                     "security_id": problem.names.labels,
                     "weight_before": problem.start,
-                    "weight_after": answer.weights,
+                    "weight_after": answer.final,
                 },
                 schema=dict(list(CONTRACTS["targets"].columns.items())[:4]),
             )
@@ -62,16 +62,39 @@ def _unchanged(books: Portfolios, kept: list[bool]) -> pl.DataFrame:
     )
 
 
-def with_quantities(targets: pl.DataFrame, books: Portfolios, securities: pl.DataFrame) -> pl.DataFrame:
-    """The table ``targets``: shares after, fractional; untouched holdings keep their shares."""
+def with_quantities(
+    targets: pl.DataFrame, results: list[tuple[Problem, Answer]], books: Portfolios, securities: pl.DataFrame
+) -> pl.DataFrame:
+    """The table ``targets``: shares after, whole lots where the mandate asks; untouched holdings keep their shares."""
     untouched = pl.col("weight_after") == pl.col("weight_before")
-    frame = _priced(targets, books, securities).with_columns(
+    priced = _priced(targets, books, securities).join(
+        _lots(results), on=["portfolio_id", "security_id"], how="left", validate="1:1"
+    )
+    frame = priced.with_columns(
         pl.when(untouched)
         .then(pl.col("held_quantity"))
-        .otherwise(pl.col("weight_after") * pl.col("nav") / pl.col("price"))
+        .otherwise(pl.coalesce("lots_after", pl.col("weight_after") * pl.col("nav") / pl.col("price")))
         .alias("quantity_after")
     )
     return frame.select(list(CONTRACTS["targets"].columns)).sort("portfolio_id", "security_id")
+
+
+def _lots(results: list[tuple[Problem, Answer]]) -> pl.DataFrame:
+    """Shares after of every name of the books that are published in whole lots."""
+    columns = {"portfolio_id": pl.String, "security_id": pl.String, "lots_after": pl.Float64}
+    frames = [
+        pl.DataFrame(
+            {
+                "portfolio_id": [problem.portfolio_id] * len(problem.names),
+                "security_id": problem.names.labels,
+                "lots_after": answer.published.quantities,
+            },
+            schema=columns,
+        )
+        for problem, answer in results
+        if answer.published is not None and answer.published.certified
+    ]
+    return pl.concat([pl.DataFrame(schema=columns), *frames])
 
 
 def _priced(frame: pl.DataFrame, books: Portfolios, securities: pl.DataFrame) -> pl.DataFrame:
@@ -96,7 +119,7 @@ def trade_table(books: Portfolios, results: list[tuple[Problem, Answer]], securi
     """
     frames = []
     for problem, answer in results:
-        delta = answer.weights - problem.start
+        delta = answer.final - problem.start
         at = np.flatnonzero(delta)
         frames.append(
             pl.DataFrame(
@@ -112,13 +135,17 @@ def trade_table(books: Portfolios, results: list[tuple[Problem, Answer]], securi
         )
     if not frames:
         return empty("trades").drop(WHIPSAW_COLUMNS)
-    frame = _priced(pl.concat(frames), books, securities).with_columns(
+    named = pl.concat(frames).join(_lots(results), on=["portfolio_id", "security_id"], how="left", validate="1:1")
+    frame = _priced(named, books, securities).with_columns(
         (pl.col("trade_weight").abs() * pl.col("nav")).alias("notional_base"),
         pl.when(pl.col("trade_weight") > 0).then(pl.lit("buy")).otherwise(pl.lit("sell")).alias("side"),
         (pl.col("cost") * pl.col("nav")).alias("cost_base"),
     )
     frame = frame.with_columns(
-        (pl.col("notional_base") / pl.col("price")).alias("quantity"),
+        pl.coalesce(
+            (pl.col("lots_after") - pl.col("held_quantity").fill_null(0.0)).abs(),
+            pl.col("notional_base") / pl.col("price"),
+        ).alias("quantity"),
         pl.when(pl.col("adv_base") > 0).then(pl.col("notional_base") / pl.col("adv_base")).alias("adv_share"),
     )
     columns = [name for name in CONTRACTS["trades"].columns if name not in WHIPSAW_COLUMNS]
@@ -126,8 +153,10 @@ def trade_table(books: Portfolios, results: list[tuple[Problem, Answer]], securi
 
 
 def _reason(problem: Problem, answer: Answer, i: int) -> str:
-    """The limit whose multiplier pushes the trade hardest, or the objective."""
-    direction = float(np.sign(answer.weights[i] - problem.start[i]))
+    """The limit whose multiplier pushes the trade hardest, or the objective; or the repair of rounding alone."""
+    direction = float(np.sign(answer.final[i] - problem.start[i]))
+    if direction != np.sign(answer.weights[i] - problem.start[i]):
+        return "whole lots"
     active = answer.weights - problem.benchmark
     gradient = problem.root[i] @ (problem.root.T @ active) + problem.specific[i] * active[i]
     risk = "less active risk" if problem.benchmark.any() else "less risk"
@@ -213,7 +242,7 @@ class _Use:
 
 
 def _uses(problem: Problem, answer: Answer) -> list[_Use]:
-    x0, x = problem.start, answer.weights
+    x0, x, proven = problem.start, answer.final, answer.weights
     traded = np.abs(x - x0)
     spent = float(x.sum() + problem.costs @ traded)
     uses = [
@@ -239,11 +268,11 @@ def _uses(problem: Problem, answer: Answer) -> list[_Use]:
             uses.append(_Use(name, kind, -1, *(-value for value in values)))
         else:
             uses.append(_Use(name, kind, 1, *values))
-    for i in np.flatnonzero((x0 > problem.upper) | (x >= problem.upper)).tolist():
+    for i in np.flatnonzero((x0 > problem.upper) | (proven >= problem.upper)).tolist():
         own = float(problem.benchmark[i]) if problem.upper_kinds[i].startswith(ACTIVE) else 0.0
         values = (float(problem.upper[i]) - own, float(x0[i]) - own, float(x[i]) - own)
         uses.append(_Use(problem.upper_id(i), problem.upper_kinds[i], 1, *values))
-    for i in np.flatnonzero((x0 < problem.lower) | ((x <= problem.lower) & (problem.lower != 0.0))).tolist():
+    for i in np.flatnonzero((x0 < problem.lower) | ((proven <= problem.lower) & (problem.lower != 0.0))).tolist():
         own = float(problem.benchmark[i]) if problem.lower_kinds[i].startswith(ACTIVE) else 0.0
         values = (float(problem.lower[i]) - own, float(x0[i]) - own, float(x[i]) - own)
         uses.append(_Use(problem.lower_id(i), problem.lower_kinds[i], -1, *values))
@@ -274,8 +303,11 @@ def conflict_table(conflicts: Mapping[str, Conflict]) -> pl.DataFrame:
 
 
 def certificate_table(results: list[tuple[Problem, Answer]]) -> pl.DataFrame:
-    """The table ``certificates``; an infeasible book shows the proven smallest common violation."""
-    rows = [
+    """The table ``certificates``; an infeasible book shows the proven smallest common violation.
+
+    A book with a certified continuous answer has a second row, of what is published.
+    """
+    rows: list[dict[str, object]] = [
         {
             "portfolio_id": problem.portfolio_id,
             "form": "continuous",
@@ -284,15 +316,37 @@ def certificate_table(results: list[tuple[Problem, Answer]]) -> pl.DataFrame:
             "lower_bound": _finite(answer, "lower_bound"),
             "relative_gap": _finite(answer, "relative_gap"),
             "max_violation": answer.conflict if answer.status == "infeasible" else _finite(answer, "max_violation"),
+            "rounding_cost": None,
+            "unrepaired": None,
             "solver": answer.solver,
             "rung": answer.rung,
             "iterations": answer.iterations,
         }
         for problem, answer in results
     ]
+    rows += [_published_row(problem, answer) for problem, answer in results if answer.status == "certified"]
     if not rows:
         return empty("certificates")
     return pl.DataFrame(rows, schema=CONTRACTS["certificates"].columns).sort("portfolio_id", "form")
+
+
+def _published_row(problem: Problem, answer: Answer) -> dict[str, object]:
+    """What is published: the continuous answer itself where shares are fractional, else the whole lots."""
+    lots = answer.published
+    return {
+        "portfolio_id": problem.portfolio_id,
+        "form": "published",
+        "status": answer.outcome,
+        "objective": _finite(answer, "objective") if lots is None else lots.objective,
+        "lower_bound": _finite(answer, "lower_bound"),
+        "relative_gap": _finite(answer, "relative_gap") if lots is None else lots.relative_gap,
+        "max_violation": _finite(answer, "max_violation") if lots is None else lots.max_violation,
+        "rounding_cost": 0.0 if lots is None else lots.rounding_cost,
+        "unrepaired": None if lots is None else lots.unrepaired,
+        "solver": answer.solver if lots is None else lots.by,
+        "rung": answer.rung,
+        "iterations": answer.iterations if lots is None else lots.steps,
+    }
 
 
 def _finite(answer: Answer, name: str) -> float | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from engine.book.assess import shock_table
 from engine.book.budgets import unmeasured_budgets
 from engine.book.demand import Stated
 from engine.book.leaves import horizon_table, leaf_table
+from engine.book.publishing import Custody, publish_answer
 from engine.contracts import empty
 from engine.curve.tiers import Curve
 from engine.curve.universe import StressSettings
@@ -22,9 +24,11 @@ from engine.rebalance.cones import Tree
 from engine.rebalance.conflict import Conflict, Court
 from engine.rebalance.evidence import Evidence, gather_evidence, with_scenarios
 from engine.rebalance.problem import Problem, Terms, state_problem
+from engine.rebalance.published import Listing, gather_listing
 from engine.rebalance.relax import Tools, settle
 from engine.rebalance.relaxed_certificate import certify_relaxed
-from engine.rebalance.solve import Answer, solve_problem
+from engine.rebalance.solve import Answer, Judge, solve_problem
+from engine.rebalance.straight import straighten
 from engine.risk.funds import traded_curve, traded_model
 from engine.risk.history import FactorHistory
 from engine.risk.portfolios import Portfolios, weigh_benchmarks
@@ -84,7 +88,7 @@ def lay_out(portfolios: Portfolios, task: Task) -> "Bench":
         leaves=leaf_table(portfolios, task.outcomes),
         horizons=horizon_table(task.outcomes),
     )
-    desk = _Desk(terms, evidence, benchmarks, Tools())
+    desk = _Desk(terms, evidence, benchmarks, Tools(), gather_listing(task.securities))
     sound = {case.portfolio_id: case for case in cases if case.portfolio_id not in aside}
     return Bench(books, benchmarks, moves, tuple(notices), sound, desk)
 
@@ -158,6 +162,7 @@ class _Desk:
     evidence: Evidence
     benchmarks: Mapping[str, Mapping[str, float]]
     tools: Tools
+    listing: Listing
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,9 +261,10 @@ def _solve(case: _Case, desk: _Desk) -> tuple[Problem, Answer]:
 
 def _settle(case: _Case, desk: _Desk) -> tuple[Problem, Answer, Conflict | None]:
     problem, answer = _solve(case, desk)
-    if answer.status != "infeasible":
-        return problem, answer, None
     inputs = _inputs(case, desk)
+    if answer.status != "infeasible":
+        judge_plain = partial(certify, desk.evidence, **inputs)
+        return problem, _publish(case, desk, problem, answer, lambda claim: judge_plain(claim=claim)), None
     court = Court(
         mandate=case.mandate,
         state=lambda mandate: _state(case, desk, mandate),
@@ -266,7 +272,19 @@ def _settle(case: _Case, desk: _Desk) -> tuple[Problem, Answer, Conflict | None]
         refute=lambda claim, mandate: prove_infeasible(desk.evidence, **{**inputs, "mandate": mandate}, claim=claim),
     )
     settlement = settle(problem, answer, desk.tools, court)
-    return problem, settlement.answer, settlement.conflict
+    found, wide = settlement.answer, settlement.problem
+    if found.status != "certified" or wide is None:
+        return problem, found, settlement.conflict
+    judge = partial(certify_relaxed, desk.evidence, inputs=inputs)
+    relaxation = settlement.relaxation
+    return problem, _publish(case, desk, wide, found, lambda claim: judge(claim=claim, relaxation=relaxation)), None
+
+
+def _publish(case: _Case, desk: _Desk, problem: Problem, answer: Answer, judge: Judge) -> Answer:
+    """The answer with its whole lots, inside the problem's limits, those that gave way widened."""
+    custody = Custody(case.holdings, case.nav, case.mandate.lots)
+    straight = straighten(problem, answer.weights)
+    return publish_answer(straight, answer, custody=custody, listing=desk.listing, judge=judge)
 
 
 def _tree(outcome: Outcome, funds: csr_array | None) -> Tree:

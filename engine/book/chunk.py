@@ -16,6 +16,7 @@ from engine.book.answers import (
 from engine.book.assess import Yardstick, assess, summarise
 from engine.book.bench import Task, lay_out
 from engine.book.breaches import gave_way, why_not
+from engine.book.publishing import lot_notices
 from engine.book.whipsaw import price_whipsaws
 from engine.contracts import CONTRACTS
 from engine.intake import Notice, notices_frame
@@ -59,7 +60,7 @@ def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.Da
     settled = [bench.settle(book) for book in bench.ids]
     results = [(problem, answer) for problem, answer, _ in settled]
     conflicts = {problem.portfolio_id: conflict for problem, _, conflict in settled if conflict is not None}
-    status: dict[str, str] = {problem.portfolio_id: answer.status for problem, answer in results}
+    status: dict[str, str] = {problem.portfolio_id: answer.outcome for problem, answer in results}
     status |= {n.portfolio_id: "quarantined" for n in notices if n.portfolio_id and n.severity == "quarantine"}
     targets, cash = targets_and_cash(books, results)
     after = portfolios.moved(targets, cash)
@@ -73,7 +74,7 @@ def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.Da
     tables["trades"], tables["whipsaws"] = price_whipsaws(
         trades, moves, sums.join(_navs(books), on="portfolio_id"), measured["before"]["stress"], task.settings
     )
-    tables["targets"] = with_quantities(targets, books, task.securities)
+    tables["targets"] = with_quantities(targets, results, books, task.securities)
     tables["limits"] = limit_table(results, {book: bench.mandate(book) for book in bench.ids})
     tables["conflicts"] = conflict_table(conflicts)
     tables["certificates"] = certificate_table(results)
@@ -92,7 +93,7 @@ def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.Da
     ).sort(CONTRACTS["portfolio_summary"].key)
     tables["shocks"] = moves
     tables |= summarise_scenarios(list(task.outcomes), task.history, task.settings)
-    notices += [*why_not(results, conflicts), *gave_way(tables["limits"])]
+    notices += [*why_not(results, conflicts), *gave_way(tables["limits"]), *lot_notices(results)]
     tables["exceptions"] = notices_frame(notices)
     return tables, tuple(notices)
 

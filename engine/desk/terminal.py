@@ -304,7 +304,8 @@ def show_rebalance(screen: Console, tables: Mapping[str, pl.DataFrame], scenario
         (row[0], row[1]): row[2:]
         for row in loss.select("portfolio_id", "stage", "pnl_frac", "budget", "breach", "budget_kind").rows()
     }
-    gaps = {row["portfolio_id"]: row for row in tables["certificates"].iter_rows(named=True)}
+    proofs = tables["certificates"].filter(pl.col("form") == "continuous")
+    gaps = {row["portfolio_id"]: row for row in proofs.iter_rows(named=True)}
     screen.print(f"[bold]rebalance[/bold]  P&L under {escape(scenario)} in % of NAV before and after, and what it cost")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("book", overflow="ellipsis", no_wrap=True, max_width=20)
@@ -334,7 +335,7 @@ def show_rebalance(screen: Console, tables: Mapping[str, pl.DataFrame], scenario
     screen.print(table)
     done = int((after["status"] == "certified").sum())
     screen.print(
-        f"{done} of {tables['certificates'].height} answers certified from the input data; "
+        f"{done} of {proofs.height} answers certified from the input data; "
         f"{cured} budget{'s' if cured != 1 else ''} breached before and met after; "
         f"cost {money(float(after['cost_base'].fill_null(0.0).sum()))} in all"
     )

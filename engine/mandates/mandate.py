@@ -8,6 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from engine.documents import Strict, parse_document, suggestion
 from engine.errors import ConfigurationError
 from engine.mandates.costs import Costs
+from engine.mandates.lots import Lots
 from engine.mandates.priorities import LOWEST, check_priorities, priority_of
 
 LARGEST_EXPOSURE: Final = 10.0
@@ -316,6 +317,7 @@ class Mandate(Strict):
     alpha: dict[str, Annotated[float, Field(ge=-1.0, le=1.0)]] = Field(default_factory=dict)
     limits: LimitSet = Field(default_factory=LimitSet)
     costs: Costs = Field(default_factory=Costs)
+    lots: Lots = Field(default_factory=Lots)
     buy_list: tuple[str, ...] = ()
 
     @field_validator("buy_list")

@@ -43,10 +43,14 @@ class Settlement:
         answer: ``certified`` where limits gave way, ``infeasible`` where those of priority 0 alone
             conflict, ``held`` where neither could be proven.
         conflict: Why, where it is infeasible.
+        problem: The program with the limits that gave way widened, where it is certified.
+        relaxation: What gave way, with its proofs.
     """
 
     answer: Answer
     conflict: Conflict | None
+    problem: Problem | None = None
+    relaxation: Relaxation = field(default_factory=Relaxation)
 
 
 def settle(problem: Problem, answer: Answer, tools: Tools, court: Court) -> Settlement:
@@ -77,7 +81,7 @@ def settle(problem: Problem, answer: Answer, tools: Tools, court: Court) -> Sett
         wide = widen(problem, limits.hard, relaxation.amounts)
         found = _solve_widened(wide, tools.programs, lambda claim: court.certify(claim, relaxation))
         if found.status == "certified":
-            return Settlement(replace(found, relaxed=relaxation.amounts), None)
+            return Settlement(replace(found, relaxed=relaxation.amounts), None, wide, relaxation)
         held = replace(held, verdict=found.verdict, solver=found.solver)
     return Settlement(held, None)
 

@@ -63,6 +63,39 @@ LADDER: Final = (
 
 
 @dataclass(frozen=True, slots=True)
+class Published:
+    """What of a certified answer is published, in whole lots.
+
+    Args:
+        certified: False where no whole lots keep every limit: then nothing is traded.
+        weights: Weights after, on the problem's names; today's unless certified.
+        quantities: Shares after; today's unless certified.
+        objective: Of the published weights; None unless certified.
+        rounding_cost: Objective less that of the continuous answer; None unless certified.
+        relative_gap: Objective less the proven bound, over its scale; None unless certified.
+        max_violation: Largest violation of a limit by the whole lots, fraction of NAV.
+        worst_limit: The limit most violated, or what is wrong with a quantity.
+        unrepaired: Largest violation of plain rounding, before any repair.
+        broken: The limit that plain rounding misses most, or most nearly.
+        steps: Changes since plain rounding.
+        by: Who found the lots.
+    """
+
+    certified: bool
+    weights: Float[np.ndarray, " n_names"]
+    quantities: Float[np.ndarray, " n_names"]
+    objective: float | None
+    rounding_cost: float | None
+    relative_gap: float | None
+    max_violation: float
+    worst_limit: str
+    unrepaired: float
+    broken: str
+    steps: int
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """A certified answer, a proof that there is none, or neither.
 
@@ -76,6 +109,7 @@ class Answer:
         rung: Step, from 0, counted over the shortcuts and the ladder.
         iterations: Of that solver.
         relaxed: By how much each limit that gave way is wider, by limit id.
+        published: Whole lots near a certified answer; None where shares are fractional or nothing is certified.
     """
 
     status: str
@@ -87,6 +121,17 @@ class Answer:
     rung: int
     iterations: int
     relaxed: Mapping[str, float] = field(default_factory=dict)
+    published: Published | None = None
+
+    @property
+    def final(self) -> Float[np.ndarray, " n_names"]:
+        """The weights that are published; shadow prices and reasons belong to ``weights``."""
+        return self.weights if self.published is None else self.published.weights
+
+    @property
+    def outcome(self) -> str:
+        """The status of the book: held where the answer is certified and no whole lots near it are."""
+        return "held" if self.published is not None and not self.published.certified else self.status
 
 
 @dataclass(slots=True)

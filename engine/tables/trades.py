@@ -36,7 +36,7 @@ class Targets(dy.Schema):
     security_id = id_column(key=True)
     weight_before = number_column(FRACTION)
     weight_after = number_column(FRACTION)
-    quantity_after = number_column("shares; money for cash")
+    quantity_after = number_column("shares, whole lots where traded; money for cash")
 
 
 class Trades(dy.Schema):
@@ -93,15 +93,17 @@ class Conflicts(dy.Schema):
 
 class Certificates(dy.Schema):
     portfolio_id = id_column(key=True)
-    form = one_of_column(("continuous",), key=True)
+    form = one_of_column(("continuous", "published"), key=True)
     status = one_of_column(("certified", "held", "infeasible"))
     objective = number_column("annual, NAV = 1", nullable=True)
     lower_bound = number_column("annual, NAV = 1", nullable=True)
     relative_gap = number_column("gap over the objective's scale", nullable=True)
     max_violation = number_column(FRACTION, ">= 0", nullable=True)
+    rounding_cost = number_column("annual, NAV = 1: objective published less continuous", nullable=True)
+    unrepaired = number_column(f"{FRACTION}: largest violation of plain rounding", ">= 0", nullable=True)
     solver = text_column()
     rung = count_column("step of the ladder, from 0")
-    iterations = count_column("solver iterations")
+    iterations = count_column("solver iterations; published: changes since plain rounding")
 
 
 class Allotments(dy.Schema):

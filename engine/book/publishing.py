@@ -1,0 +1,171 @@
+"""From a certified continuous answer to what is published: whole lots, certified again from the tables."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from engine.conventions import FEASIBILITY
+from engine.intake import Notice
+from engine.mandates.lots import Lots
+from engine.rebalance.certificate import SCALE_FLOOR, Verdict
+from engine.rebalance.evidence import Claim
+from engine.rebalance.lot_grid import Grid, state_grid
+from engine.rebalance.lot_state import objective
+from engine.rebalance.lots import RoundedAnswer, round_to_lots
+from engine.rebalance.lots_exact import round_exactly
+from engine.rebalance.problem import Problem
+from engine.rebalance.published import Listing, LotClaim, PublishedVerdict, certify_published
+from engine.rebalance.solve import Answer, Published
+
+TOLD_COST: Final = 1e-5
+"""A rounding cost above this, a tenth of a basis point of NAV a year, is told."""
+
+TOLD_VIOLATION: Final = 1e-4
+"""A limit that plain rounding misses by more than this fraction of NAV is told, although it holds after repair."""
+
+
+@dataclass(frozen=True, slots=True)
+class Custody:
+    """What a book holds, and by which rules it is traded.
+
+    Args:
+        holdings: Its rows of the table ``holdings``.
+        nav: Its NAV.
+        rules: Of its mandate.
+    """
+
+    holdings: pl.DataFrame
+    nav: float
+    rules: Lots
+
+
+def publish_answer(
+    problem: Problem, answer: Answer, *, custody: Custody, listing: Listing, judge: Callable[[Claim], Verdict]
+) -> Answer:
+    """The answer with its whole lots; unchanged where shares may be fractional or nothing is certified.
+
+    Where no whole lots are found that keep every limit, nothing is traded: the continuous answer stays
+    certified, and is not published.
+
+    Args:
+        problem: One book's program.
+        answer: Its continuous answer.
+        custody: The book's holdings and rules.
+        listing: Prices and lot sizes.
+        judge: The certificate of weights, bound to the book's input data.
+
+    References:
+        MATH 5, RELIABILITY 3.
+    """
+    fractional = custody.rules.round == "none" or not len(problem.names)
+    if fractional or answer.status != "certified" or answer.verdict is None:
+        return answer
+    grid = _grid(problem, custody, listing)
+    found = [round_to_lots(problem, grid, answer.weights)]
+    if custody.rules.exact:
+        exact = round_exactly(problem, grid, answer.weights)
+        found += [] if exact is None else [replace(exact, unrepaired=found[0].unrepaired, broken=found[0].broken)]
+    # The better first; where it is refused, the other one.
+    found.sort(key=lambda one: (one.violation > FEASIBILITY, objective(problem, one.weights)))
+    verdicts = (_certified(problem, one, custody, listing, judge) for one in found)
+    judged = list(zip(found, verdicts, strict=True))
+    accepted = [pair for pair in judged if pair[1].accepted]
+    rounded, verdict = (accepted or judged)[0]
+    if not accepted:
+        return replace(answer, published=_missed(problem, grid, rounded, verdict))
+    return replace(answer, published=_accepted(answer.verdict, rounded, verdict))
+
+
+def _grid(problem: Problem, custody: Custody, listing: Listing) -> Grid:
+    """The allowed quantities, from the holdings and the listing."""
+    held = {
+        name: (quantity, value / quantity if quantity != 0.0 else price)
+        for name, quantity, value, price in custody.holdings.select(
+            "security_id", "quantity", "market_value_base", "price"
+        ).iter_rows()
+    }
+    lines = [held.get(name, (0.0, listing.price.get(name, np.nan))) for name in problem.names.labels]
+    return state_grid(
+        problem,
+        held=np.array([quantity for quantity, _ in lines]),
+        unit=np.array([worth / custody.nav for _, worth in lines]),
+        lot=np.array([listing.lot_size.get(name, 1.0) for name in problem.names.labels]),
+        min_trade=custody.rules.min_trade,
+        min_position=custody.rules.min_position,
+    )
+
+
+def _certified(
+    problem: Problem, one: RoundedAnswer, custody: Custody, listing: Listing, judge: Callable[[Claim], Verdict]
+) -> PublishedVerdict:
+    labels = problem.names.labels
+    quantities, weights = (dict(zip(labels, values.tolist(), strict=True)) for values in (one.quantities, one.weights))
+    return certify_published(
+        listing,
+        holdings=custody.holdings,
+        nav=custody.nav,
+        rules=custody.rules,
+        claim=LotClaim(quantities, weights),
+        judge=judge,
+    )
+
+
+def _missed(problem: Problem, grid: Grid, rounded: RoundedAnswer, verdict: PublishedVerdict) -> Published:
+    return Published(
+        certified=False,
+        weights=problem.start,
+        quantities=grid.held,
+        objective=None,
+        rounding_cost=None,
+        relative_gap=None,
+        max_violation=rounded.violation,
+        worst_limit=verdict.fault or rounded.worst,
+        unrepaired=rounded.unrepaired,
+        broken=rounded.broken,
+        steps=rounded.steps,
+        by=rounded.by,
+    )
+
+
+def _accepted(continuous: Verdict, rounded: RoundedAnswer, verdict: PublishedVerdict) -> Published:
+    return Published(
+        certified=True,
+        weights=rounded.weights,
+        quantities=rounded.quantities,
+        objective=verdict.objective,
+        rounding_cost=verdict.objective - continuous.objective,
+        relative_gap=(verdict.objective - continuous.lower_bound) / max(verdict.objective, SCALE_FLOOR),
+        max_violation=verdict.max_violation,
+        worst_limit=verdict.worst_limit,
+        unrepaired=rounded.unrepaired,
+        broken=rounded.broken,
+        steps=rounded.steps,
+        by=rounded.by,
+    )
+
+
+def lot_notices(results: list[tuple[Problem, Answer]]) -> list[Notice]:
+    """For every book that whole lots hold back, or cost something that is worth a word, what they miss and cost."""
+    notices = []
+    for problem, answer in results:
+        lots = answer.published
+        if lots is None:
+            continue
+        if not lots.certified:
+            message = (
+                f"no whole lots keep {lots.worst_limit}: missed by {lots.max_violation:.1e} of NAV after {lots.steps} "
+                f"changes, {lots.broken} by {lots.unrepaired:.1e} before them; nothing is traded. Widen the limit, "
+                "lower min_trade or min_position, try lots: {exact: true}, or trade fractions with lots: {round: none}"
+            )
+        elif max(lots.rounding_cost or 0.0, 0.0) > TOLD_COST or lots.unrepaired > TOLD_VIOLATION:
+            message = (
+                f"whole lots cost {(lots.rounding_cost or 0.0) * 1e4:.2f} bp of NAV a year; plain rounding missed "
+                f"{lots.broken} by {lots.unrepaired:.1e} of NAV, after {lots.steps} changes every limit holds"
+            )
+        else:
+            continue
+        notices.append(Notice("book.lots", "warn", message, "mandates", problem.portfolio_id))
+    return notices

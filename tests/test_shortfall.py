@@ -10,6 +10,7 @@ from typing import Any
 
 import cvxpy as cp
 import numpy as np
+import polars as pl
 import pytest
 from cones import ConeBook, as_cone_book, dense_optimum
 from hypothesis import given

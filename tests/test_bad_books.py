@@ -253,7 +253,9 @@ def test_a_single_name_under_a_cap_is_cut_to_it_or_proven_to_have_no_answer(plan
     alone = lone(planted, "growth", "GRID-0")
     result = only(alone, "growth", max_weight=0.4)
     assert state_of(result) == "certified"
-    assert result.tables["targets"]["weight_after"].to_list() == pytest.approx([0.4], abs=1e-9)
+    # Whole lots stop short of the cap by less than a lot.
+    (after,) = result.tables["targets"]["weight_after"].to_list()
+    assert 0.4 - 1e-4 < after <= 0.4 + 1e-9
     full = only(alone, "growth", max_weight=0.4, cash={"min": 0.0, "max": 0.1}, priorities={"cash": 0})
     assert state_of(full) == "infeasible"
     assert "cash at most 10.00 %" in reasons(full) and "proven" in reasons(full)

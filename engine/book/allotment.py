@@ -19,6 +19,9 @@ HALVINGS: Final = 100
 SHAVED: Final = 1.0 - 1e-12
 """What is shared out is this much of the cap, so that the shares added up in any order stay below it."""
 
+AT_CAP: Final = 0.999
+"""Share of a name's cap from which it counts as used up; whole lots stop short of it."""
+
 
 def share_volume(demand: pl.DataFrame, securities: pl.DataFrame, settings: FirmLiquidity) -> pl.DataFrame:
     """The table ``allotments``: how much of each name every book may trade today, bought or sold.
@@ -93,7 +96,7 @@ def count_volume(
         .with_columns(pl.col("allotted_base", "traded_base", "books", "allowance").fill_null(0))
         .with_columns(
             pl.when(pl.col("adv_base") > 0.0).then(pl.col("traded_base") / pl.col("adv_base")).alias("adv_share"),
-            (pl.col("traded_base") >= (1.0 - 1e-6) * pl.col("cap_base")).fill_null(False).alias("at_cap"),
+            (pl.col("traded_base") >= AT_CAP * pl.col("cap_base")).fill_null(False).alias("at_cap"),
         )
         .sort("security_id")
     )

@@ -24,6 +24,7 @@ from engine.rebalance.lots import round_to_lots
 from engine.rebalance.lots_exact import round_exactly
 from engine.rebalance.problem import Problem
 from engine.rebalance.published import Listing, LotClaim, PublishedVerdict, certify_published
+from engine.rebalance.relaxed_certificate import LOTS, with_room
 from engine.rebalance.solve import Answer, Published
 
 FREE = Lots()
@@ -551,3 +552,25 @@ def test_the_best_lots_of_a_program_are_whole_and_inside() -> None:
     assert lots.objective is not None and answer.verdict is not None
     assert exact.violation <= 1e-9
     assert plain.violation > 1e-9 or lots.objective <= published(lotted, answer).objective + 1e-15
+
+
+def test_a_book_whose_limits_gave_way_is_published_in_whole_lots_no_worse_than_today(bundled: LoadedUniverse) -> None:
+    part = bundled.only(["ai_infrastructure"])
+    (name,) = set(part.portfolios["mandate_id"].drop_nulls())
+    own = part.mandates[name]
+    limits = own.limits.model_copy(update={"turnover": 0.01})
+    tight = replace(part, mandates={**part.mandates, name: own.model_copy(update={"limits": limits})})
+    tables = rebalance_portfolios(tight).tables
+    assert tables["certificates"]["status"].to_list() == ["certified", "certified"]
+    row = tables["limits"].filter(limit_id="stress:deepseek").row(0, named=True)
+    assert row["relaxed_by"] > 1e-4
+    assert row["bound"] + row["relaxed_by"] <= row["after"] + 1e-8 <= row["before"]
+    assert row["after"] <= row["bound"] + row["relaxed_by"] + LOTS
+    whole = tables["targets"].filter(pl.col("weight_after") != pl.col("weight_before"))["quantity_after"]
+    assert whole.len() and (whole % 1.0 == 0.0).all()
+
+
+def test_room_for_whole_lots_is_small_and_never_beyond_today() -> None:
+    assert with_room(0.01, 0.02, LOTS) == 0.01 + LOTS
+    assert with_room(0.01, 0.01, LOTS) == 0.01
+    assert with_room(0.01, 0.0, LOTS) == 0.01

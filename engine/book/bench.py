@@ -26,7 +26,7 @@ from engine.rebalance.evidence import Evidence, gather_evidence, with_scenarios
 from engine.rebalance.problem import Problem, Terms, state_problem
 from engine.rebalance.published import Listing, gather_listing
 from engine.rebalance.relax import Tools, settle
-from engine.rebalance.relaxed_certificate import certify_relaxed
+from engine.rebalance.relaxed_certificate import LOTS, certify_relaxed
 from engine.rebalance.solve import Answer, Judge, solve_problem
 from engine.rebalance.straight import straighten
 from engine.risk.funds import traded_curve, traded_model
@@ -275,7 +275,7 @@ def _settle(case: _Case, desk: _Desk) -> tuple[Problem, Answer, Conflict | None]
     found, wide = settlement.answer, settlement.problem
     if found.status != "certified" or wide is None:
         return problem, found, settlement.conflict
-    judge = partial(certify_relaxed, desk.evidence, inputs=inputs)
+    judge = partial(certify_relaxed, desk.evidence, inputs=inputs, room=LOTS)
     relaxation = settlement.relaxation
     return problem, _publish(case, desk, wide, found, lambda claim: judge(claim=claim, relaxation=relaxation)), None
 

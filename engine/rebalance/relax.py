@@ -14,7 +14,7 @@ from engine.rebalance.evidence import Claim
 from engine.rebalance.problem import TRACKING_ERROR, Problem
 from engine.rebalance.rebalance_program import Attempt
 from engine.rebalance.relax_program import LEVELS, RelaxedAnswer, RelaxPrograms, Slack, limit_ids
-from engine.rebalance.relaxed_certificate import LevelProof, Relaxation
+from engine.rebalance.relaxed_certificate import LOTS, LevelProof, Relaxation, with_room
 from engine.rebalance.solve import Answer, Judge, Programs, repairs, solve_problem
 
 ABSOLUTE_MARGIN: Final = 5e-9
@@ -43,7 +43,7 @@ class Settlement:
         answer: ``certified`` where limits gave way, ``infeasible`` where those of priority 0 alone
             conflict, ``held`` where neither could be proven.
         conflict: Why, where it is infeasible.
-        problem: The program with the limits that gave way widened, where it is certified.
+        problem: The program with the limits that gave way widened, with room for whole lots, where it is certified.
         relaxation: What gave way, with its proofs.
     """
 
@@ -81,7 +81,8 @@ def settle(problem: Problem, answer: Answer, tools: Tools, court: Court) -> Sett
         wide = widen(problem, limits.hard, relaxation.amounts)
         found = _solve_widened(wide, tools.programs, lambda claim: court.certify(claim, relaxation))
         if found.status == "certified":
-            return Settlement(replace(found, relaxed=relaxation.amounts), None, wide, relaxation)
+            roomy = widen(problem, limits.hard, _roomy(problem, relaxation.amounts))
+            return Settlement(replace(found, relaxed=relaxation.amounts), None, roomy, relaxation)
         held = replace(held, verdict=found.verdict, solver=found.solver)
     return Settlement(held, None)
 
@@ -275,6 +276,14 @@ def missed(problem: Problem, weights: Float[np.ndarray, " n_names"]) -> dict[str
         variance = float(((problem.root.T @ active) ** 2).sum() + problem.specific @ active**2)
         found[TRACKING_ERROR] = float(np.sqrt(variance)) - problem.tracking_error
     return found
+
+
+def _roomy(problem: Problem, amounts: Mapping[str, float]) -> dict[str, float]:
+    """The amounts with room for whole lots, none beyond today's breach."""
+    today = missed(problem, problem.start)
+    for name, at, low, high in zip(problem.names.labels, problem.start, problem.lower, problem.upper, strict=True):
+        today |= {f"{WEIGHT}:{name}:min": float(low - at), f"{WEIGHT}:{name}:max": float(at - high)}
+    return {name: with_room(amount, today[name], LOTS) for name, amount in amounts.items()}
 
 
 def widen(problem: Problem, hard: Problem, amounts: Mapping[str, float]) -> Problem:

@@ -19,6 +19,9 @@ ABSOLUTE: Final = 1e-8
 RELATIVE: Final = 1e-6
 """What a level gives way by in all may be above its proven least by so much: absolute, or of itself."""
 
+LOTS: Final = 1e-5
+"""The most that whole lots may miss a limit by beyond what it gave way by, in its own unit."""
+
 LEVELS: Final = (1, 2, 3, 4, 5)
 
 WEIGHT: Final = "weight"
@@ -72,6 +75,7 @@ def certify_relaxed(
     inputs: Mapping[str, Any],
     claim: Claim,
     relaxation: Relaxation,
+    room: float = 0.0,
 ) -> Verdict:
     """Judge an answer that keeps every limit but those that had to give way.
 
@@ -95,6 +99,8 @@ def certify_relaxed(
         inputs: ``holdings``, ``nav``, ``benchmark``, ``mandate`` as for ``certify``.
         claim: The answer.
         relaxation: What gave way.
+        room: For whole lots: by how much more than proven each limit that gave way may be missed, at most
+            ``LOTS``, and never by more than it is missed today.
 
     Returns:
         As ``certify``; where the amounts are not proven, not accepted, and ``worst_limit`` says which.
@@ -108,14 +114,18 @@ def certify_relaxed(
     strangers = [name for name in claim.weights if name not in evidence.exposures]
     if wrong or strangers or not all(abs(weight) < LARGEST for weight in claim.weights.values()):
         return _refused(f"{(wrong or strangers or ['weights that are not numbers'])[0]} may not be so")
-    case = assemble(evidence, **{**inputs, "mandate": _widened(inputs["mandate"], amounts)}, claim=claim)
+    given = amounts
+    if room > 0.0:
+        today = _breaches(_loosened(evidence, inputs, claim), inputs["mandate"])
+        given = {name: with_room(amount, today.get(name, 0.0), min(room, LOTS)) for name, amount in amounts.items()}
+    case = assemble(evidence, **{**inputs, "mandate": _widened(inputs["mandate"], given)}, claim=claim)
     known = {name for name, _, _ in case.rows} | {f"{WEIGHT}:{name}:{side}" for name in case.names for side in _SIDES}
     if stranger := sorted({*amounts} - known - ({TRACKING_ERROR} if case.tracking_error is not None else set())):
         return _refused(f"{stranger[0]} is no limit")
     wide = replace(
         case,
-        rows=[(name, row, bound + amounts.get(name, 0.0)) for name, row, bound in case.rows],
-        tracking_error=None if case.tracking_error is None else case.tracking_error + amounts.get(TRACKING_ERROR, 0.0),
+        rows=[(name, row, bound + given.get(name, 0.0)) for name, row, bound in case.rows],
+        tracking_error=None if case.tracking_error is None else case.tracking_error + given.get(TRACKING_ERROR, 0.0),
     )
     benchmarked = inputs["benchmark"] is not None
     verdict = judge_case(wide, claim, read_cones(evidence, wide, inputs["mandate"], claim, benchmarked=benchmarked))
@@ -124,6 +134,11 @@ def certify_relaxed(
 
 
 _SIDES: Final = ("max", "min")
+
+
+def with_room(amount: float, today: float, room: float) -> float:
+    """What a limit that gave way may be missed by in whole lots: a little more, not more than today."""
+    return min(amount + room, max(amount, today))
 
 
 def _refused(why: str) -> Verdict:
@@ -149,13 +164,7 @@ def _unproven(evidence: Evidence, inputs: Mapping[str, Any], claim: Claim, relax
     """Why the amounts are not the least, or None where they are."""
     mandate: Mandate = inputs["mandate"]
     amounts, limits = relaxation.amounts, mandate.limits
-    softened = mandate
-    if limits.priority(WEIGHT) > 0:
-        bands = dict.fromkeys(limits.weights, WIDE)
-        softened = mandate.model_copy(
-            update={"limits": limits.model_copy(update={"weights": bands, "max_weight": 1.0})}
-        )
-    loose = assemble(evidence, **{**inputs, "mandate": softened}, claim=claim)
+    loose = _loosened(evidence, inputs, claim)
 
     def implied(proof: LevelProof) -> Case:
         # Limits that are no rows must hold: each implies a row at the proof's own weights and multipliers.
@@ -184,6 +193,16 @@ def _unproven(evidence: Evidence, inputs: Mapping[str, Any], claim: Claim, relax
             return f"priority {level} gave way by {total:.3g}, proven are {least:.3g}"
         needed |= least > 0.0
     return None if needed else "nothing had to give way"
+
+
+def _loosened(evidence: Evidence, inputs: Mapping[str, Any], claim: Claim) -> Case:
+    """The book without the bounds on weights that may give way."""
+    mandate: Mandate = inputs["mandate"]
+    limits = mandate.limits
+    if limits.priority(WEIGHT) > 0:
+        bands = dict.fromkeys(limits.weights, WIDE)
+        mandate = mandate.model_copy(update={"limits": limits.model_copy(update={"weights": bands, "max_weight": 1.0})})
+    return assemble(evidence, **{**inputs, "mandate": mandate}, claim=claim)
 
 
 def _breaches(loose: Case, mandate: Mandate) -> dict[str, float]:

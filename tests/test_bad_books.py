@@ -414,8 +414,8 @@ def test_two_hundred_generated_holdings_are_refused_set_aside_or_weighed(steady:
     assert {"refused", "quarantined", "answered"} == {check_weighed(steady, seed) for seed in range(200)}
 
 
-def test_twenty_of_them_are_refused_set_aside_or_rebalanced(steady: LoadedUniverse) -> None:
-    assert {"refused", "quarantined", "answered"} >= {check_generated(steady, seed) for seed in range(20)}
+def test_a_dozen_of_them_are_refused_set_aside_or_rebalanced(steady: LoadedUniverse) -> None:
+    assert {"refused", "quarantined", "answered"} >= {check_generated(steady, seed) for seed in range(12)}
 
 
 @pytest.mark.soak

@@ -199,13 +199,13 @@ def keeps_today(book: Book) -> bool:
 
 
 def test_what_gives_way_is_what_a_second_solver_says() -> None:
-    found = [check_book(seed) for seed in range(40)]
+    found = [check_book(seed) for seed in range(16)]
     assert {state: found.count(state) for state in set(found)}.keys() == {"certified", "infeasible", "relaxed"}
 
 
 @pytest.mark.soak
 def test_none_of_a_thousand_books_gives_way_by_more_than_it_must() -> None:
-    found = [check_book(seed) for seed in range(40, 1040)]
+    found = [check_book(seed) for seed in range(16, 1016)]
     assert found.count("relaxed") > 400 and found.count("infeasible") > 100
 
 
@@ -431,12 +431,12 @@ def check_conflict(seed: int) -> bool:
 
 
 def test_a_conflict_is_minimal_and_each_cure_is_the_least() -> None:
-    assert sum(check_conflict(seed) for seed in range(30)) > 10
+    assert sum(check_conflict(seed) for seed in range(12)) > 3
 
 
 @pytest.mark.soak
 def test_no_conflict_is_told_where_there_is_none_in_a_thousand_books() -> None:
-    assert sum(check_conflict(seed) for seed in range(30, 1030)) > 300
+    assert sum(check_conflict(seed) for seed in range(12, 1012)) > 300
 
 
 def test_a_conflict_is_told_in_the_words_of_the_desk() -> None:

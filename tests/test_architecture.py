@@ -187,6 +187,16 @@ def test_stress_loads_no_optimiser_no_writer_and_no_dense_algebra() -> None:
     assert not loaded_after(stress) & {"cvxpy", "pyarrow", "scipy.linalg"}
 
 
+def test_a_rebalance_in_which_no_book_needs_the_ladder_loads_no_modelling_layer() -> None:
+    statement = (
+        "from engine.api.loading import load_universe\n"
+        "from engine.api.rebalancing import rebalance_portfolios\n"
+        "certificates = rebalance_portfolios(load_universe()).tables['certificates']\n"
+        "assert set(certificates['rung']) == {0}, set(certificates['rung'])"
+    )
+    assert "cvxpy" not in loaded_after(statement)
+
+
 def test_public_names_are_the_verbs() -> None:
     assert set(engine.__all__) == {"__version__", *engine._PUBLIC}
     assert sorted(engine.__all__) == dir(engine)

@@ -17,10 +17,10 @@ from engine.api.rebalancing import rebalance_portfolios
 from engine.api.stressing import stress_portfolios
 from engine.errors import ConfigurationError, ModelError
 from engine.mandates.mandate import Mandate
+from engine.rebalance.attempt import Attempt
 from engine.rebalance.bound import lower_bound
 from engine.rebalance.evidence import Claim, assemble
 from engine.rebalance.problem import Problem
-from engine.rebalance.rebalance_program import Attempt
 from engine.rebalance.solve import Answer
 
 ACTIVE = "stress:crash:active"

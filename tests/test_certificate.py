@@ -16,11 +16,11 @@ from engine.axes import Axis
 from engine.curve.tiers import Curve
 from engine.errors import ModelError
 from engine.mandates.mandate import Mandate
+from engine.rebalance.attempt import Attempt
 from engine.rebalance.bound import _indefinite, lower_bound
 from engine.rebalance.certificate import Verdict, certify, prove_infeasible
 from engine.rebalance.evidence import Claim, Evidence, assemble, gather_evidence
 from engine.rebalance.problem import Problem, Terms, state_problem
-from engine.rebalance.rebalance_program import Attempt
 from engine.rebalance.solve import Answer, Programs, solve_problem
 from engine.risk.model import RiskModel
 from engine.risk.tails import Tails

@@ -10,11 +10,11 @@ from test_rebalance import bundled_problems, plain_book
 
 from engine.api.loading import LoadedUniverse
 from engine.api.rebalancing import rebalance_portfolios
+from engine.rebalance.attempt import Attempt
 from engine.rebalance.direct import KNOWN, Trades, is_plain, solve_direct
 from engine.rebalance.evidence import Claim
 from engine.rebalance.interior import Quadratic, solve_interior
 from engine.rebalance.problem import BUDGET, TURNOVER, Problem
-from engine.rebalance.rebalance_program import Attempt
 from engine.rebalance.reduction import solve_reduced
 from engine.rebalance.solve import SHORTCUTS, Programs
 

@@ -21,8 +21,8 @@ from engine.rebalance.bound import lower_bound
 from engine.rebalance.evidence import Claim, assemble
 from engine.rebalance.minima import Price, one_dimensional_minima
 from engine.rebalance.problem import Problem, state_problem
-from engine.rebalance.rebalance_program import shape_of
 from engine.rebalance.shadows import marginal_costs
+from engine.rebalance.shape import shape_of
 from engine.rebalance.solve import Answer
 
 SEEDS = range(5)

@@ -25,10 +25,10 @@ from engine.api.loading import LoadedUniverse
 from engine.api.rebalancing import rebalance_portfolios
 from engine.book.answers import limit_table
 from engine.errors import ModelError
+from engine.rebalance.attempt import Attempt
 from engine.rebalance.bound import lower_bound
 from engine.rebalance.evidence import Claim, assemble
 from engine.rebalance.problem import Problem
-from engine.rebalance.rebalance_program import Attempt
 from engine.rebalance.solve import Answer
 
 SECTORS = {f"S{i}": ("tech", "power")[i % 2] for i in range(6)}

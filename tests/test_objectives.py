@@ -17,10 +17,10 @@ from test_rebalance import LOOSE, plain_book
 
 from engine.book.answers import _reason
 from engine.mandates.mandate import LEAST_COST
+from engine.rebalance.attempt import Attempt
 from engine.rebalance.bound import lower_bound
 from engine.rebalance.evidence import Claim, assemble
 from engine.rebalance.problem import Problem
-from engine.rebalance.rebalance_program import Attempt
 from engine.rebalance.shadows import marginal_costs
 from engine.rebalance.solve import Answer
 

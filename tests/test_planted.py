@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from random_books import RandomBook, random_book
 
+from engine.rebalance.attempt import Attempt
 from engine.rebalance.evidence import Claim
 from engine.rebalance.problem import Problem
-from engine.rebalance.rebalance_program import Attempt
 from engine.rebalance.solve import Answer, Programs
 
 NAMES, FACTORS = 40, 6

@@ -9,10 +9,10 @@ from test_degenerate import capped_tracker
 from test_rebalance import LOOSE, plain_book
 from test_tracking_error import capped, dense
 
+from engine.rebalance.attempt import Attempt, RawAnswer
 from engine.rebalance.evidence import Claim
 from engine.rebalance.polish import MOST, polish
 from engine.rebalance.problem import TRACKING_ERROR
-from engine.rebalance.rebalance_program import Attempt, RawAnswer
 from engine.rebalance.solve import LADDER, repairs
 
 SHORT = (0, 6, 8, 15, 22, 43, 74, 95)

@@ -13,9 +13,10 @@ from engine.api.loading import LoadedUniverse
 from engine.api.rebalancing import rebalance_portfolios
 from engine.api.stressing import pick_scenarios
 from engine.mandates.mandate import Lots
+from engine.rebalance.attempt import Attempt
 from engine.rebalance.evidence import Claim
 from engine.rebalance.problem import Problem, Terms, state_problem
-from engine.rebalance.rebalance_program import Attempt, shape_of
+from engine.rebalance.shape import shape_of
 from engine.rebalance.solve import LADDER, SHORTCUTS, Answer, Programs, repairs, solve_problem
 from engine.risk.portfolios import weigh_benchmarks, weigh_holdings
 from engine.stress.propagation import propagate

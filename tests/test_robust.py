@@ -23,11 +23,11 @@ from engine.book.answers import limit_table
 from engine.desk.mandates import show_mandate
 from engine.errors import ModelError
 from engine.mandates.mandate import Mandate
+from engine.rebalance.attempt import Attempt
 from engine.rebalance.cone_bounds import read_cones
 from engine.rebalance.cones import Margin
 from engine.rebalance.evidence import Claim, assemble
 from engine.rebalance.problem import Problem
-from engine.rebalance.rebalance_program import Attempt
 from engine.rebalance.shadows import marginal_costs
 from engine.rebalance.solve import Answer
 

@@ -28,12 +28,12 @@ from engine.desk.reasons import words_of
 from engine.errors import ConfigurationError, ModelError
 from engine.mandates.lots import Lots
 from engine.mandates.mandate import Mandate
+from engine.rebalance.attempt import Attempt
 from engine.rebalance.bound import lower_bound
 from engine.rebalance.cone_bounds import read_cones
 from engine.rebalance.cones import Shortfall
 from engine.rebalance.evidence import Claim, assemble
 from engine.rebalance.problem import Problem
-from engine.rebalance.rebalance_program import Attempt
 from engine.rebalance.shadows import marginal_costs
 from engine.rebalance.solve import Answer
 

@@ -14,10 +14,10 @@ from test_rebalance import LOOSE, plain_book
 
 from engine.book.answers import limit_table
 from engine.errors import ModelError
+from engine.rebalance.attempt import Attempt
 from engine.rebalance.bound import SQUARED_ERROR, lower_bound
 from engine.rebalance.evidence import Claim, assemble
 from engine.rebalance.problem import Problem, state_problem
-from engine.rebalance.rebalance_program import Attempt
 from engine.rebalance.solve import Answer
 
 SEEDS = (0, 1, 2, 3)

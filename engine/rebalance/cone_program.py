@@ -1,23 +1,12 @@
 """Expected shortfalls and robust budgets in cvxpy: one block of a compiled rebalance program."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import cvxpy as cp
 import numpy as np
 
 from engine.rebalance.problem import Problem
-
-
-class ConeShape(NamedTuple):
-    """What decides which block fits.
-
-    Args:
-        leaves: Number of leaves of each shortfall limit.
-        issuers: Number of issuers with several lines, of each robust budget.
-    """
-
-    leaves: tuple[int, ...] = ()
-    issuers: tuple[int, ...] = ()
+from engine.rebalance.shape import ConeShape
 
 
 class ConeBlock:
@@ -93,11 +82,3 @@ class _Spread:
         if self.shared.shape[0]:
             moved = cp.hstack([moved, self.shared @ z])
         return cp.norm(moved + self.now) <= self.room - self.loss @ z + slack
-
-
-def cone_shape(problem: Problem) -> ConeShape:
-    """The shape of a problem's block; nothing in it for an ordinary book."""
-    return ConeShape(
-        tuple(len(limit.leaves) for limit in problem.shortfalls),
-        tuple(budget.shared.shape[1] for budget in problem.margins),
-    )

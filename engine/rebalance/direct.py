@@ -8,9 +8,9 @@ import piqp
 from jaxtyping import Bool, Float, Int
 from scipy.sparse import csc_matrix, diags_array, eye_array, hstack
 
+from engine.rebalance.attempt import Attempt, RawAnswer
 from engine.rebalance.interior import Optimum, Quadratic, solve_interior
 from engine.rebalance.problem import BUDGET, TURNOVER, Problem
-from engine.rebalance.rebalance_program import Attempt, RawAnswer
 
 KNOWN: Final = frozenset(
     {

@@ -6,8 +6,8 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float
 
+from engine.rebalance.attempt import RawAnswer
 from engine.rebalance.problem import BUDGET, TRACKING_ERROR, TURNOVER, Problem
-from engine.rebalance.rebalance_program import RawAnswer
 
 AT_REST: Final = 1e-7
 """A weight this near to a bound or to today's is taken to be there, a limit this near to bind."""

@@ -1,60 +1,18 @@
 """The rebalance program in cvxpy, compiled once for each shape (DPP), solved by Clarabel or PIQP."""
 
 import warnings
-from dataclasses import dataclass
 from typing import Any, Final
 
 import cvxpy as cp
 import numpy as np
-from jaxtyping import Float
 
-from engine.rebalance.cone_program import ConeBlock, ConeShape, cone_shape
+from engine.rebalance.attempt import Attempt, RawAnswer
+from engine.rebalance.cone_program import ConeBlock
 from engine.rebalance.problem import BUDGET, GROSS, TRACKING_ERROR, TURNOVER, Problem
-
-Shape = tuple[int, int, int, bool, frozenset[str], ConeShape]
+from engine.rebalance.shape import Shape
 
 FINER: Final = 1e-2
 """How much smaller the tolerance is of a program with second-order cones."""
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """How to solve.
-
-    Args:
-        solver: ``CLARABEL`` or ``PIQP``.
-        scale: Factor on the objective, so that its size suits the solver's tolerances.
-        unit: Size of a trade of 1 in the program, fraction of NAV.
-        margin: Subtracted from every bound: an answer inside the limits, not on them.
-        tolerance: Of the solver, absolute and relative.
-    """
-
-    solver: str
-    scale: float = 1.0
-    unit: float = 1.0
-    margin: float = 0.0
-    tolerance: float = 1e-10
-
-
-@dataclass(frozen=True, slots=True)
-class RawAnswer:
-    """What a solver returned; nothing here is evidence.
-
-    Args:
-        weights: ``x``, or None when the solver gave none.
-        duals: Non-negative multiplier by limit id.
-        excess: Smallest common violation, of the elastic form; 0 otherwise.
-        solver: Name.
-        status: The solver's own word.
-        iterations: Count.
-    """
-
-    weights: Float[np.ndarray, " n_names"] | None
-    duals: dict[str, float]
-    excess: float
-    solver: str
-    status: str
-    iterations: int
 
 
 class RebalanceProgram:
@@ -193,20 +151,6 @@ class RebalanceProgram:
             found[TRACKING_ERROR] = further[0][0] * self.radius_unit.value
         # Signs of dual values have changed between versions of cvxpy; a multiplier of a <= row is >= 0.
         return {name: abs(float(value)) / scale for name, value in found.items()}
-
-
-def shape_of(problem: Problem) -> Shape:
-    """The shape that decides which compiled program fits."""
-    terms = {
-        "risk": problem.aversion > 0.0,
-        "alpha": problem.alpha.any(),
-        "impact": problem.impact.any(),
-        "borrow": problem.borrow.any(),
-        "gross": problem.gross is not None,
-    }
-    asked = frozenset(name for name, is_there in terms.items() if is_there)
-    n, k, m = len(problem.names), problem.root.shape[1], len(problem.row_ids)
-    return n, k, m, problem.tracking_error is not None, asked, cone_shape(problem)
 
 
 def _options(solver: str, tolerance: float) -> dict[str, float | int]:

@@ -6,9 +6,9 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Float
 
+from engine.rebalance.attempt import Attempt, RawAnswer
 from engine.rebalance.direct import Trades, solve_direct
 from engine.rebalance.problem import BUDGET, TURNOVER, Problem
-from engine.rebalance.rebalance_program import Attempt, RawAnswer
 
 FIRST: Final = 100
 """Purchases of the first round besides the holdings: those that today's risk and costs favour most."""

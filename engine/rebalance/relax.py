@@ -9,10 +9,10 @@ from jaxtyping import Float
 
 from engine.conventions import FEASIBILITY
 from engine.mandates.mandate import Band
+from engine.rebalance.attempt import Attempt
 from engine.rebalance.conflict import Conflict, Court, Member, desk_bound, find_conflict, without
 from engine.rebalance.evidence import Claim
 from engine.rebalance.problem import TRACKING_ERROR, Problem
-from engine.rebalance.rebalance_program import Attempt
 from engine.rebalance.relax_program import LEVELS, RelaxedAnswer, RelaxPrograms, Slack, limit_ids
 from engine.rebalance.relaxed_certificate import LOTS, LevelProof, Relaxation, with_room
 from engine.rebalance.solve import Answer, Judge, Programs, repairs, solve_problem

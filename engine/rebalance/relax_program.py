@@ -5,13 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import cvxpy as cp
 import numpy as np
 from jaxtyping import Float
 
-from engine.rebalance.cone_program import ConeBlock
 from engine.rebalance.problem import BUDGET, GROSS, TRACKING_ERROR, TURNOVER, Problem
-from engine.rebalance.rebalance_program import Shape, shape_of
+from engine.rebalance.shape import Shape, shape_of
 
 LEVELS: Final = 5
 """Priorities that may give way, 1 to 5."""
@@ -85,6 +83,11 @@ class RelaxProgram:
     """
 
     def __init__(self, shape: Shape) -> None:
+        # cvxpy takes a second and more to load, and the nouns of this file are needed without it.
+        import cvxpy as cp  # noqa: PLC0415
+
+        from engine.rebalance.cone_program import ConeBlock  # noqa: PLC0415
+
         n, k, m, self.capped, terms, cones = shape
         self.cones = ConeBlock(n, cones)
         own, self.has_gross = 4 + m + self.cones.count, "gross" in terms
@@ -134,6 +137,8 @@ class RelaxProgram:
             problem: The numbers; its bounds on weights hold.
             slack: What may give way.
         """
+        from cvxpy.error import SolverError  # noqa: PLC0415  as above
+
         self._load(problem)
         self._load_slack(problem, slack)
         with warnings.catch_warnings():
@@ -141,7 +146,7 @@ class RelaxProgram:
             options = {"tol_gap_abs": TOLERANCE, "tol_gap_rel": TOLERANCE, "tol_feas": TOLERANCE}
             try:
                 self.problem.solve(solver="CLARABEL", warm_start=False, max_iter=200, max_threads=1, **options)
-            except (cp.error.SolverError, ValueError, ZeroDivisionError):
+            except (SolverError, ValueError, ZeroDivisionError):
                 return None
         if self.z.value is None or self.limits[0].dual_value is None or not np.isfinite(self.z.value).all():
             return None

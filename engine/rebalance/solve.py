@@ -8,13 +8,14 @@ import numpy as np
 from jaxtyping import Float
 
 from engine.conventions import FEASIBILITY
+from engine.rebalance.attempt import Attempt, Program, RawAnswer
 from engine.rebalance.certificate import Verdict
 from engine.rebalance.direct import is_plain
 from engine.rebalance.evidence import Claim
 from engine.rebalance.polish import polish
 from engine.rebalance.problem import Problem
-from engine.rebalance.rebalance_program import Attempt, RawAnswer, RebalanceProgram, Shape, shape_of
 from engine.rebalance.reduction import solve_reduced
+from engine.rebalance.shape import Shape, shape_of
 
 DUST: Final = (1e-7, 1e-8, 1e-9, 1e-10, 1e-11, 1e-12, 0.0)
 """Trades below this fraction of NAV are left out, the largest size first that still certifies."""
@@ -138,12 +139,15 @@ class Answer:
 class Programs:
     """Compiled programs by shape, for the life of one chunk."""
 
-    by_shape: dict[Shape, RebalanceProgram] = field(default_factory=dict)
+    by_shape: dict[Shape, Program] = field(default_factory=dict)
 
-    def fit(self, problem: Problem) -> RebalanceProgram:
+    def fit(self, problem: Problem) -> Program:
         """The program of the problem's shape, compiled on first need."""
         shape = shape_of(problem)
         if shape not in self.by_shape:
+            # cvxpy takes a second and more to load, and an ordinary book never asks for it.
+            from engine.rebalance.rebalance_program import RebalanceProgram  # noqa: PLC0415
+
             self.by_shape[shape] = RebalanceProgram(shape)
         return self.by_shape[shape]
 

@@ -169,11 +169,12 @@ def _common(case: Case, duals: Mapping[str, float], bound: float) -> float:
 
 
 def _candidates(duals: Mapping[str, float]) -> list[dict[str, float]]:
-    """The multipliers as given, without their dust, and none at all: the best bound counts."""
+    """The multipliers as given, without their dust, and none at all, each once: the best bound counts."""
     clean = {name: max(value, 0.0) for name, value in duals.items() if abs(value) < LARGEST}
     largest = max(clean.values(), default=0.0)
     cut = {name: value if value > 1e-7 * largest else 0.0 for name, value in clean.items()}
-    return [clean, cut, dict.fromkeys(clean, 0.0)]
+    none = dict.fromkeys(clean, 0.0)
+    return [clean, *([cut] if cut != clean else []), *([none] if none not in (clean, cut) else [])]
 
 
 def _violation(case: Case, cones: Cones) -> tuple[float, str]:
@@ -182,7 +183,7 @@ def _violation(case: Case, cones: Cones) -> tuple[float, str]:
     found = {
         "cash:min": math.fsum(case.x) + math.fsum(case.costs * traded) - case.spendable,
         "turnover": math.fsum(traded) - case.turnover,
-        **{name: math.fsum(row * case.x) - bound for name, row, bound in case.rows},
+        **{name: math.fsum((row * case.x).tolist()) - bound for name, row, bound in case.rows},
         **cones.violation,
     }
     if case.gross is not None:

@@ -7,12 +7,12 @@ and not a trade.
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from engine.conventions import MARKET, OFF_CURVE, TRADING_DAYS, UNCLASSIFIED, is_cash
 from engine.errors import ModelError
@@ -183,17 +183,18 @@ def assemble(
 ) -> Case:
     """One book by name from the tables: its bounds, its rows, its risk, with every name of the claim."""
     limits = mandate.limits
+    columns = (holdings[column].to_list() for column in ("security_id", "market_value_base", "exposure_base"))
     held = {
         security: (value if exposure is None else exposure) / nav
-        for security, value, exposure in holdings.select(
-            "security_id", "market_value_base", "exposure_base"
-        ).iter_rows()
+        for security, value, exposure in zip(*columns, strict=True)
         if not is_cash(security)
     }
-    index = None if benchmark is None else dict(benchmark.select("security_id", "weight").iter_rows())
+    index = None
+    if benchmark is not None:
+        index = dict(zip(benchmark["security_id"].to_list(), benchmark["weight"].to_list(), strict=True))
     allowed = {*held, *(index or {}), *mandate.buy_list, *limits.weights, *limits.active_weights}
     names = sorted({*allowed, *claim.weights})
-    start = np.array([held.get(name, 0.0) for name in names])
+    start = _found(held, names)
     issuers = [evidence.issuer[name] for name in names]
     several = sorted(issuer for issuer, lines in Counter(issuers).items() if lines > 1)
     variance = np.array([evidence.variance[name] for name in names])
@@ -215,38 +216,31 @@ def assemble(
         if budget.kind == "active":
             if index is None:
                 raise ModelError(f"certificate: {budget.limit_id} is active, and the book has no benchmark")
-            bound += math.fsum(loss * np.array([index.get(name, 0.0) for name in names]))
+            bound += math.fsum(loss * _found(index, names))
         rows.append((budget.limit_id, loss, bound))
     b = np.array([evidence.exposures[name] for name in names]).reshape(len(names), len(evidence.factors))
     rows += _band_rows(evidence, names, b, index, limits)
     book = None if evidence.allotted is None else str(holdings["portfolio_id"][0])
-    box = [
-        _name_bounds(
-            name,
-            held.get(name, 0.0),
-            index,
-            limits,
-            min(_most_traded(evidence, name, limits, nav), _most_allotted(evidence, book, name) / nav),
-        )
-        if name in allowed
-        else (0.0, 0.0)
-        for name in names
-    ]
+    most = np.minimum(_most_traded(evidence, names, limits, nav), _most_allotted(evidence, book, names) / nav)
+    lower, upper = _name_bounds(names, start, None if index is None else _found(index, names), limits, most)
+    known = _listed(allowed, names)
     return Case(
         names=names,
-        x=np.array([claim.weights.get(name, 0.0) for name in names]),
+        x=_found(claim.weights, names),
         start=start,
         benchmark=(0.0 if mandate.objective == "mean_variance" else 1.0) * start
         if index is None
-        else np.array([index.get(name, 0.0) for name in names]),
-        lower=np.array([low for low, _ in box]),
-        upper=np.array([high for _, high in box]),
+        else _found(index, names),
+        lower=np.where(known, lower, 0.0),
+        upper=np.where(known, upper, 0.0),
         costs=_costs(evidence, names, mandate),
-        impact=np.array([_impact(evidence, name, mandate, nav) for name in names]),
+        impact=np.zeros(len(names))
+        if mandate.costs.impact == 0.0
+        else np.array([_impact(evidence, name, mandate, nav) for name in names]),
         borrow=np.array([mandate.costs.borrow_bps_of.get(name, mandate.costs.borrow_bps) for name in names]) / 1e4,
         b=b,
         covariance=evidence.covariance,
-        own=np.where(np.isin(issuers, several), 0.0, variance),
+        own=np.where(sum(lines, start=np.zeros(len(names))) > 0.0, 0.0, variance),
         shared=[(float(variance[line > 0.0][0]), line) for line in lines],
         rows=rows,
         spendable=1.0 - limits.cash.min,
@@ -254,9 +248,14 @@ def assemble(
         gross=limits.gross,
         tracking_error=limits.tracking_error,
         aversion=mandate.risk_aversion if mandate.objective != "least_cost" else 0.0,
-        alpha=np.array([mandate.alpha.get(name, 0.0) for name in names]),
+        alpha=_found(mandate.alpha, names),
         years=mandate.costs.holding_years,
     )
+
+
+def _found(values: Mapping[str, float], names: list[str]) -> Float[np.ndarray, " n"]:
+    """Values by name, 0 where a name is absent."""
+    return np.array([values.get(name, 0.0) for name in names])
 
 
 def _costs(evidence: Evidence, names: list[str], mandate: Mandate) -> Float[np.ndarray, " n"]:
@@ -268,49 +267,60 @@ def _costs(evidence: Evidence, names: list[str], mandate: Mandate) -> Float[np.n
 
 def _impact(evidence: Evidence, name: str, mandate: Mandate, nav: float) -> float:
     """What trading the whole NAV of one name in a day would move its price by, fraction."""
-    if mandate.costs.impact == 0.0:
-        return 0.0
     exposure = evidence.exposures[name]
     daily = (float(exposure @ evidence.covariance @ exposure) + evidence.variance[name]) / TRADING_DAYS
     volume = evidence.volume.get(name) or mandate.costs.unknown_volume_base
     return mandate.costs.impact * math.sqrt(daily) * math.sqrt(nav / volume)
 
 
-def _most_traded(evidence: Evidence, name: str, limits: LimitSet, nav: float) -> float:
-    """The largest trade of a name that its volume allows, fraction of NAV."""
+def _most_traded(evidence: Evidence, names: list[str], limits: LimitSet, nav: float) -> Float[np.ndarray, " n"]:
+    """The largest trade of each name that its volume allows, fraction of NAV."""
     share = limits.participation
-    if share is None or (name not in evidence.volume and share.unknown_volume == "allow"):
-        return math.inf
-    return share.max_share * evidence.volume.get(name, 0.0) / nav
+    if share is None:
+        return np.full(len(names), math.inf)
+    unknown = math.inf if share.unknown_volume == "allow" else 0.0
+    return np.array(
+        [share.max_share * evidence.volume[name] / nav if name in evidence.volume else unknown for name in names]
+    )
 
 
-def _most_allotted(evidence: Evidence, book: str | None, name: str) -> float:
-    """The most of a name that a book may trade of what the firm shares out, base currency."""
+def _most_allotted(evidence: Evidence, book: str | None, names: list[str]) -> Float[np.ndarray, " n"]:
+    """The most of each name that a book may trade of what the firm shares out, base currency."""
     if evidence.allotted is None or book is None:
-        return math.inf
-    money = evidence.allotted.get((book, name), 0.0)
-    return math.inf if money is None else money
+        return np.full(len(names), math.inf)
+    money = [evidence.allotted.get((book, name), 0.0) for name in names]
+    return np.array([math.inf if most is None else most for most in money])
 
 
 def _name_bounds(
-    name: str, held: float, index: Mapping[str, float] | None, limits: LimitSet, most_traded: float
-) -> tuple[float, float]:
-    """Lowest and highest weight of one name under every limit that speaks of single names."""
-    band = limits.weights.get(name)
-    lows = [band.min if band else 0.0 - limits.max_short, held - most_traded]
-    highs = [band.max if band else limits.max_weight, held + most_traded]
-    if name in limits.excluded:
-        highs.append(0.0)
-        lows.append(0.0)
-    if name in limits.no_buy or name in limits.frozen:
-        highs.append(held)
-    if name in limits.no_sell or name in limits.frozen:
-        lows.append(held)
-    if index is not None:
-        own, around = index.get(name, 0.0), limits.active_weights.get(name)
-        lows.append(own + around.min if around else own - limits.max_active_weight)
-        highs.append(own + around.max if around else own + limits.max_active_weight)
-    return max(lows), min(highs)
+    names: list[str],
+    held: Float[np.ndarray, " n"],
+    index: Float[np.ndarray, " n"] | None,
+    limits: LimitSet,
+    most_traded: Float[np.ndarray, " n"],
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Lowest and highest weight of every name under every limit that speaks of single names."""
+    at = {name: i for i, name in enumerate(names)}
+    low, high = np.full(len(names), 0.0 - limits.max_short), np.full(len(names), limits.max_weight)
+    for name, band in limits.weights.items():
+        low[at[name]], high[at[name]] = band.min, band.max
+    low, high = np.maximum(low, held - most_traded), np.minimum(high, held + most_traded)
+    forced = _listed(limits.excluded, names)
+    low, high = np.where(forced, np.maximum(low, 0.0), low), np.where(forced, np.minimum(high, 0.0), high)
+    high = np.where(_listed((*limits.no_buy, *limits.frozen), names), np.minimum(high, held), high)
+    low = np.where(_listed((*limits.no_sell, *limits.frozen), names), np.maximum(low, held), low)
+    if index is None:
+        return low, high
+    below, above = np.full(len(names), -limits.max_active_weight), np.full(len(names), limits.max_active_weight)
+    for name, around in limits.active_weights.items():
+        below[at[name]], above[at[name]] = around.min, around.max
+    return np.maximum(low, index + below), np.minimum(high, index + above)
+
+
+def _listed(listed: Collection[str], names: list[str]) -> Bool[np.ndarray, " n"]:
+    """Whether each name is on a list."""
+    on = frozenset(listed)
+    return np.array([name in on for name in names], dtype=bool)
 
 
 def _band_rows(
@@ -323,7 +333,7 @@ def _band_rows(
     """Both sides of every band on sectors and factors and of every active band, also those that cannot bind."""
     if index is None and limits.active:
         raise ModelError(f"certificate: {', '.join(limits.active)} are active, and the book has no benchmark")
-    own = np.array([(index or {}).get(name, 0.0) for name in names])
+    own = _found(index or {}, names)
     rows = []
     for kind, bands in (
         ("active_tier", limits.active_tiers),
@@ -358,7 +368,8 @@ def _loads(evidence: Evidence, kind: str, key: str, names: list[str]) -> Float[n
 
 
 def _shares(evidence: Evidence, names: list[str], tier: str) -> Float[np.ndarray, " n"]:
-    shares, none = evidence.shares, dict[str, float]()
-    if tier == OFF_CURVE:
-        return np.array([1.0 - sum(shares.get(name, none).values()) for name in names])
-    return np.array([shares.get(name, none).get(tier, 0.0) for name in names])
+    known = [(i, evidence.shares[name]) for i, name in enumerate(names) if name in evidence.shares]
+    shares = np.full(len(names), 1.0 if tier == OFF_CURVE else 0.0)
+    for i, share in known:
+        shares[i] = 1.0 - sum(share.values()) if tier == OFF_CURVE else share.get(tier, 0.0)
+    return shares

@@ -19,7 +19,7 @@ from engine.curve.tiers import Curve
 from engine.curve.universe import StressSettings
 from engine.intake import Notice
 from engine.mandates.mandate import Mandate
-from engine.rebalance.certificate import certify, prove_infeasible
+from engine.rebalance.certificate import certifier, prove_infeasible
 from engine.rebalance.cones import Tree
 from engine.rebalance.conflict import Conflict, Court
 from engine.rebalance.evidence import Evidence, gather_evidence, with_scenarios
@@ -201,7 +201,9 @@ class Bench:
     def solve(self, portfolio_id: str, mandate: Mandate | None = None) -> tuple[Problem, Answer]:
         """One book's program and answer under a mandate, its own when None; every limit kept or proven impossible."""
         case = self.cases[portfolio_id]
-        return _solve(case if mandate is None else replace(case, mandate=mandate), self.desk)
+        case = case if mandate is None else replace(case, mandate=mandate)
+        inputs = _inputs(case, self.desk)
+        return _solve(case, self.desk, inputs, certifier(self.desk.evidence, **inputs))
 
     def settle(self, portfolio_id: str) -> tuple[Problem, Answer, Conflict | None]:
         """As ``solve``; where not all limits can be kept those of low priority give way, or the conflict is told."""
@@ -249,22 +251,22 @@ def _inputs(case: _Case, desk: _Desk) -> dict[str, Any]:
     return {"holdings": case.holdings, "nav": case.nav, "benchmark": frame, "mandate": case.mandate}
 
 
-def _solve(case: _Case, desk: _Desk) -> tuple[Problem, Answer]:
-    problem, inputs = _state(case, desk, case.mandate), _inputs(case, desk)
+def _solve(case: _Case, desk: _Desk, inputs: dict[str, Any], judge: Judge) -> tuple[Problem, Answer]:
+    problem = _state(case, desk, case.mandate)
     return problem, solve_problem(
         problem,
         desk.tools.programs,
-        judge=lambda claim: certify(desk.evidence, **inputs, claim=claim),
+        judge=judge,
         refute=lambda claim: prove_infeasible(desk.evidence, **inputs, claim=claim),
     )
 
 
 def _settle(case: _Case, desk: _Desk) -> tuple[Problem, Answer, Conflict | None]:
-    problem, answer = _solve(case, desk)
     inputs = _inputs(case, desk)
+    judge_plain = certifier(desk.evidence, **inputs)
+    problem, answer = _solve(case, desk, inputs, judge_plain)
     if answer.status != "infeasible":
-        judge_plain = partial(certify, desk.evidence, **inputs)
-        return problem, _publish(case, desk, problem, answer, lambda claim: judge_plain(claim=claim)), None
+        return problem, _publish(case, desk, problem, answer, judge_plain), None
     court = Court(
         mandate=case.mandate,
         state=lambda mandate: _state(case, desk, mandate),

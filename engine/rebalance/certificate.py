@@ -6,7 +6,7 @@ for any multipliers, wrong ones only loosen it.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -89,12 +89,33 @@ def certify(
     References:
         MATH.md 6. Oracle: the same bound in exact rationals, tests/test_certificate.py.
     """
-    strangers = sorted(name for name in claim.weights if name not in evidence.exposures)
-    if strangers or not all(math.isfinite(weight) and abs(weight) < LARGEST for weight in claim.weights.values()):
-        worst = f"weight:{strangers[0]}" if strangers else "weights that are not numbers"
-        return Verdict(False, math.inf, -math.inf, math.inf, math.inf, worst)
-    case = assemble(evidence, holdings, nav, benchmark, mandate, claim)
-    return judge_case(case, claim, read_cones(evidence, case, mandate, claim, benchmarked=benchmark is not None))
+    return certifier(evidence, holdings=holdings, nav=nav, benchmark=benchmark, mandate=mandate)(claim)
+
+
+def certifier(
+    evidence: Evidence, *, holdings: pl.DataFrame, nav: float, benchmark: pl.DataFrame | None, mandate: Mandate
+) -> Callable[[Claim], Verdict]:
+    """``certify`` for all claims about one book: the tables are read once, here, and only the claimed weights differ.
+
+    A claim that names what the book may not hold is judged by a reading of its own.
+    """
+    read: list[Case] = []
+
+    def judge(claim: Claim) -> Verdict:
+        strangers = sorted(name for name in claim.weights if name not in evidence.exposures)
+        if strangers or not all(math.isfinite(weight) and abs(weight) < LARGEST for weight in claim.weights.values()):
+            worst = f"weight:{strangers[0]}" if strangers else "weights that are not numbers"
+            return Verdict(False, math.inf, -math.inf, math.inf, math.inf, worst)
+        if not read:
+            read.append(assemble(evidence, holdings, nav, benchmark, mandate, Claim({}, {})))
+        case = read[0]
+        if claim.weights.keys() <= set(case.names):
+            case = replace(case, x=np.array([claim.weights.get(name, 0.0) for name in case.names]))
+        else:
+            case = assemble(evidence, holdings, nav, benchmark, mandate, claim)
+        return judge_case(case, claim, read_cones(evidence, case, mandate, claim, benchmarked=benchmark is not None))
+
+    return judge
 
 
 def judge_case(case: Case, claim: Claim, cones: Cones) -> Verdict:

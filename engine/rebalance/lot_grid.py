@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from engine.conventions import FEASIBILITY
 from engine.rebalance.problem import Problem
@@ -41,6 +41,12 @@ class Grid:
     ) -> Float[np.ndarray, " n_names"]:
         """Weights of quantities; what is not traded keeps its weight to the last digit."""
         return np.where(quantities == self.held, start, quantities * self.unit)
+
+    def of(self, at: Int[np.ndarray, " n_some"]) -> "Grid":
+        """Of some names; a range that is empty for all of them is left out."""
+        first, last = self.first[:, at], self.last[:, at]
+        used = np.union1d([0], np.flatnonzero((first <= last).any(axis=1)))
+        return Grid(self.held[at], self.unit[at], self.lot[at], self.stays[at], first[used], last[used])
 
     def above(self, count: Float[np.ndarray, " n_names"]) -> Float[np.ndarray, " n_names"]:
         """Fewest shares of an allowed multiple of at least ``count`` lots; infinite where there is none."""

@@ -1,6 +1,5 @@
 """Whole lots: a continuous answer rounded to what can be traded, and repaired until every limit holds."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -9,7 +8,7 @@ from jaxtyping import Float, Int
 
 from engine.conventions import OPTIMALITY
 from engine.rebalance.lot_grid import NEARLY, ROUND_OFF, Grid, round_down, round_up
-from engine.rebalance.lot_state import LotState, Moves, objective
+from engine.rebalance.lot_state import LotState, Moves, Reach, objective
 from engine.rebalance.problem import Problem
 
 SMALLEST_OBJECTIVE: Final = 1e-8
@@ -182,26 +181,28 @@ def _inward(plain: LotState) -> Float[np.ndarray, " n_names"]:
     return np.clip(inside, problem.lower, problem.upper)
 
 
-def _one_lot(state: LotState) -> list[Float[np.ndarray, " n_names"]]:
+def _one_lot(state: LotState, reach: Reach) -> list[Float[np.ndarray, " n_some"]]:
     """The next allowed quantity above and below, and today's."""
-    grid, today = state.grid, np.where(state.grid.stays, state.grid.held, np.inf)
-    count = state.quantities / grid.lot
+    grid, today = reach.grid, np.where(reach.grid.stays, reach.grid.held, np.inf)
+    count = state.quantities[reach.at] / grid.lot
     return [grid.above(round_down(count) + 1.0), grid.below(round_up(count) - 1.0), today]
 
 
-def _as_many_as_cure(state: LotState) -> Iterator[Float[np.ndarray, " n_names"]]:
+def _as_many_as_cure(state: LotState, reach: Reach) -> list[Float[np.ndarray, " n_some"]]:
     """So many lots up and down that the worst limit holds, by its slope."""
-    problem, grid = state.problem, state.grid
-    excess = state.all_excess()
+    grid, excess = reach.grid, state.all_excess()
     worst = int(excess.argmax())
-    slopes = [np.ones(len(problem.names)), np.ones(len(problem.names)), *problem.rows]
-    if problem.tracking_error is not None:
-        slopes.append(state.pull / np.sqrt(max(state.variance, ROUND_OFF)))
-    step = np.abs(slopes[worst]) * grid.lot * grid.unit
-    lots = np.ceil(excess[worst] / np.maximum(step, ROUND_OFF**2))
-    count = state.quantities / grid.lot
-    yield grid.above(round_down(count) + lots)
-    yield grid.below(round_up(count) - lots)
+    if worst == len(state.excess):
+        sizes = np.abs(state.pull[reach.at] / np.sqrt(max(state.variance, ROUND_OFF)))
+    else:
+        sizes = np.abs(reach.lines[worst])
+    lots = np.ceil(excess[worst] / np.maximum(sizes * grid.lot * grid.unit, ROUND_OFF**2))
+    count = state.quantities[reach.at] / grid.lot
+    return [grid.above(round_down(count) + lots), grid.below(round_up(count) - lots)]
+
+
+def _everything(state: LotState) -> Reach:
+    return Reach.of(state.problem, state.grid, np.ones(len(state.quantities), dtype=bool))
 
 
 def _repaired(state: LotState) -> LotState | None:
@@ -211,14 +212,12 @@ def _repaired(state: LotState) -> LotState | None:
     """
     if state.total() == 0.0:
         return None
-    to = np.array([*_one_lot(state), *_as_many_as_cure(state)])
-    return _repaired_by(state, state.moves(to, everything=False)) or _repaired_by(
-        state, state.moves(to, everything=True)
-    )
+    return _repaired_by(state, state.reach) or _repaired_by(state, _everything(state))
 
 
-def _repaired_by(state: LotState, moves: Moves) -> LotState | None:
-    if not len(moves.at):
+def _repaired_by(state: LotState, reach: Reach) -> LotState | None:
+    moves = state.moves(np.array([*_one_lot(state, reach), *_as_many_as_cure(state, reach)]), reach)
+    if not len(moves.place):
         return None
     before = state.total()
     left, added = state.singles(moves)
@@ -232,7 +231,7 @@ def _repaired_by(state: LotState, moves: Moves) -> LotState | None:
 
 
 def _after_both(state: LotState, first: Moves, second: Moves, found: int) -> LotState:
-    one, other = divmod(found, len(second.at))
+    one, other = divmod(found, len(second.place))
     return state.after(first.chosen([one]), second.chosen([other]))
 
 
@@ -252,24 +251,21 @@ def _improved(state: LotState, enough: float) -> LotState | None:
 
     A name that was to be left alone is traded only where that is worth a trade.
     """
-    to = np.array(_one_lot(state))
-    return _improved_by(state, state.moves(to, everything=False), enough) or _improved_by(
-        state, state.moves(to, everything=True), max(enough, WORTH_A_TRADE)
-    )
+    alone = max(enough, WORTH_A_TRADE)
+    return _improved_by(state, state.reach, enough) or _improved_by(state, _everything(state), alone)
 
 
-def _improved_by(state: LotState, moves: Moves, enough: float) -> LotState | None:
-    if not len(moves.at):
+def _improved_by(state: LotState, reach: Reach, enough: float) -> LotState | None:
+    moves = state.moves(np.array(_one_lot(state, reach)), reach)
+    if not len(moves.place):
         return None
     left, added = state.singles(moves)
     best = np.where(left == 0.0, added, np.inf)
     if float(best.min()) < -enough:
         return state.after(moves.chosen([int(best.argmin())]))
     some = moves.chosen(_promising(left, added))
-    left_of_two, added_by_two = state.pairs(some, moves)
-    inside = np.where(left_of_two == 0.0, added_by_two, np.inf).ravel()
-    found = int(inside.argmin())
-    return _after_both(state, some, moves, found) if float(inside[found]) < -enough else None
+    found = state.best_pair(some, moves, enough)
+    return None if found is None else _after_both(state, some, moves, found)
 
 
 def _promising(left: Float[np.ndarray, " n"], added: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n_chosen"]:

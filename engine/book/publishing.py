@@ -81,11 +81,10 @@ def publish_answer(
 
 def _grid(problem: Problem, custody: Custody, listing: Listing) -> Grid:
     """The allowed quantities, from the holdings and the listing."""
+    columns = [custody.holdings[name].to_list() for name in ("security_id", "quantity", "market_value_base", "price")]
     held = {
         name: (quantity, value / quantity if quantity != 0.0 else price)
-        for name, quantity, value, price in custody.holdings.select(
-            "security_id", "quantity", "market_value_base", "price"
-        ).iter_rows()
+        for name, quantity, value, price in zip(*columns, strict=True)
     }
     lines = [held.get(name, (0.0, listing.price.get(name, np.nan))) for name in problem.names.labels]
     return state_grid(

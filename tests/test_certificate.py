@@ -18,7 +18,7 @@ from engine.errors import ModelError
 from engine.mandates.mandate import Mandate
 from engine.rebalance.attempt import Attempt
 from engine.rebalance.bound import _indefinite, lower_bound
-from engine.rebalance.certificate import Verdict, certify, prove_infeasible
+from engine.rebalance.certificate import Verdict, certifier, certify, prove_infeasible
 from engine.rebalance.evidence import Claim, Evidence, assemble, gather_evidence
 from engine.rebalance.problem import Problem, Terms, state_problem
 from engine.rebalance.solve import Answer, Programs, solve_problem
@@ -819,3 +819,27 @@ def test_an_unknown_name_is_refused_by_its_name() -> None:
     book = tight_book(0)
     verdict = book.judge(Claim({"NOBODY": 0.1}, {}))
     assert (verdict.accepted, verdict.worst_limit) == (False, "weight:NOBODY")
+
+
+def test_one_reading_of_the_tables_judges_every_claim_as_a_reading_each() -> None:
+    book = tight_book(0)
+    held = {name: weight for name, weight in book.weights.items() if name != "S9"}
+    index = {name: weight for name, weight in book.benchmark.items() if name != "S9"}
+    true = replace(book, weights=held, benchmark=index)
+    answer = book.solve(PROGRAMS)
+    weights = dict(zip(book.problem.names.labels, answer.weights.tolist(), strict=True))
+    allowed = {name: weight for name, weight in weights.items() if name != "S9"}
+    claims = [
+        Claim(allowed, answer.duals),
+        Claim({**allowed, "S9": 0.01}, answer.duals),
+        Claim({"NOBODY": 0.1}, {}),
+        Claim({**allowed, "S1": float("nan")}, {}),
+        Claim({}, {}),
+        Claim(allowed, {}),
+        Claim({name: 2.0 * weight for name, weight in allowed.items()}, answer.duals),
+        Claim(allowed, answer.duals),
+    ]
+    judge = certifier(true.evidence, **true.inputs)
+    verdicts = [judge(claim) for claim in claims]
+    assert verdicts == [true.judge(claim) for claim in claims]
+    assert verdicts[0] == verdicts[-1] and len({verdict.max_violation for verdict in verdicts}) > 3

@@ -59,10 +59,16 @@ class Axis:
         Raises:
             AlignmentError: a label is not on the axis; names all of them.
         """
-        wanted = labels if isinstance(labels, pl.Series) else pl.Series(list(labels), dtype=pl.String)
-        codes = wanted.cast(pl.Enum(list(self.labels)), strict=False).to_physical()
+        if not isinstance(labels, pl.Series):
+            # The labels of one book are found sooner one by one than through a column.
+            wanted = list(labels)
+            found = np.array([self._index.get(label, -1) for label in wanted], dtype=np.int64)
+            if (found < 0).any():
+                raise AlignmentError(self.name, self.missing(wanted), source)
+            return found
+        codes = labels.cast(pl.Enum(list(self.labels)), strict=False).to_physical()
         if codes.null_count():
-            raise AlignmentError(self.name, self.missing(wanted.unique().drop_nulls().to_list()), source)
+            raise AlignmentError(self.name, self.missing(labels.unique().drop_nulls().to_list()), source)
         return codes.to_numpy().astype(np.int64)
 
     def vector(

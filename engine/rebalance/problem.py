@@ -192,9 +192,10 @@ def state_problem(
     shocks = {s: shock[at] for s, shock in terms.shocks.items()}
     trees = {s: replace(tree, totals=tree.totals[:, at]) for s, tree in terms.trees.items()}
     several = root[:, len(model.factors) :]
+    tiers = dict(zip(terms.curve.buckets.labels, terms.curve.shares(names).T, strict=True))
     rows = [
-        *_rows(names, mandate, terms.curve, shocks, index),
-        *_bands(names, limits, terms, model.exposures[at], start if index is None else index),
+        *_rows(names, mandate, tiers, shocks, index),
+        *_bands(names, limits, tiers, terms, model.exposures[at], start if index is None else index),
     ]
     return Problem(
         portfolio_id=portfolio_id,
@@ -302,20 +303,19 @@ class _Row:
 def _rows(
     names: Axis,
     mandate: Mandate,
-    curve: Curve,
+    tiers: Mapping[str, Float[np.ndarray, " n"]],
     shocks: Mapping[str, Float[np.ndarray, " n"]],
     benchmark: Float[np.ndarray, " n"] | None,
 ) -> list[_Row]:
     """Cash, tiers and stress budgets in a fixed order."""
     limits = mandate.limits
-    shares = curve.shares(names)
     rows = [_Row("cash:max", -np.ones(len(names)), limits.most_cash - 1.0)]
     if limits.net is not None and limits.net.max < LARGEST_EXPOSURE:
         rows.append(_Row("net:max", np.ones(len(names)), limits.net.max))
     if limits.net is not None and limits.net.min > -LARGEST_EXPOSURE:
         rows.append(_Row("net:min", -np.ones(len(names)), -limits.net.min))
     for tier, band in sorted(limits.tiers.items()):
-        share = shares[:, curve.buckets.labels.index(tier)]
+        share = tiers[tier]
         if band.max < 1.0:
             rows.append(_Row(f"tier:{tier}:max", share, band.max))
         if band.min > 0.0:
@@ -335,6 +335,7 @@ def _rows(
 def _bands(
     names: Axis,
     limits: LimitSet,
+    tiers: Mapping[str, Float[np.ndarray, " n"]],
     terms: Terms,
     exposures: Float[np.ndarray, "n_names n_factors"],
     benchmark: Float[np.ndarray, " n_names"],
@@ -344,11 +345,10 @@ def _bands(
     An active band ``min <= a'(x - xb) <= max`` becomes ``a'x <= max + a'xb`` and its mirror.
     """
     sectors = np.array([terms.sectors.get(name, UNCLASSIFIED) for name in names.labels], dtype=object)
-    tiers, factors = terms.curve.buckets.labels, terms.model.factors.labels
-    shares = terms.curve.shares(names)
+    factors = terms.model.factors.labels
     # Kind, key, loading of each name, band, and the ends at which a side does not bind.
     bands: list[tuple[str, str, np.ndarray, Band | ActiveBand | ExposureBand, tuple[float, float]]] = [
-        *(("active_tier", t, shares[:, tiers.index(t)], b, (-1.0, 1.0)) for t, b in limits.active_tiers.items()),
+        *(("active_tier", t, tiers[t], b, (-1.0, 1.0)) for t, b in limits.active_tiers.items()),
         *(("sector", s, (sectors == s).astype(float), b, (0.0, 1.0)) for s, b in limits.sectors.items()),
         *(("active_sector", s, (sectors == s).astype(float), b, (-1.0, 1.0)) for s, b in limits.active_sectors.items()),
         *(("factor", f, exposures[:, factors.index(f)], b, WIDE) for f, b in limits.factors.items()),

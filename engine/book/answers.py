@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -16,6 +17,9 @@ from engine.rebalance.problem import ACTIVE, BUDGET, GROSS, TRACKING_ERROR, TURN
 from engine.rebalance.shadows import shadow_prices
 from engine.rebalance.solve import Answer
 from engine.risk.portfolios import Portfolios
+
+OPINION_COLUMNS: Final = ("models_asked", "models_agreeing", "agreed_weight")
+"""What a trade carries where second models were asked."""
 
 
 def targets_and_cash(
@@ -115,7 +119,8 @@ def trade_table(books: Portfolios, results: list[tuple[Problem, Answer]], securi
     """The table ``trades``: what changes, at which price and cost, and which limit or aim asks for it.
 
     The reason is the limit whose multiplier pushes the trade hardest, or the objective. What the
-    trades are worth under scenarios is not known here; ``price_whipsaws`` adds it.
+    trades are worth under scenarios is not known here; ``price_whipsaws`` adds it. Nor is what other
+    models would trade: those columns are null.
     """
     frames = []
     for problem, answer in results:
@@ -148,8 +153,9 @@ def trade_table(books: Portfolios, results: list[tuple[Problem, Answer]], securi
         ).alias("quantity"),
         pl.when(pl.col("adv_base") > 0).then(pl.col("notional_base") / pl.col("adv_base")).alias("adv_share"),
     )
-    columns = [name for name in CONTRACTS["trades"].columns if name not in WHIPSAW_COLUMNS]
-    return frame.select(columns).sort("portfolio_id", "security_id")
+    dtypes = CONTRACTS["trades"].columns
+    frame = frame.with_columns(pl.lit(None, dtype=dtypes[name]).alias(name) for name in OPINION_COLUMNS)
+    return frame.select([name for name in dtypes if name not in WHIPSAW_COLUMNS]).sort("portfolio_id", "security_id")
 
 
 def _reason(problem: Problem, answer: Answer, i: int) -> str:

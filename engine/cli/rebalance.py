@@ -8,7 +8,9 @@ import click
 from engine.api.leaving_out import price_limit
 from engine.api.loading import load_universe
 from engine.api.rebalancing import RebalanceResult, rebalance_portfolios
+from engine.api.second_opinions import ask_second_models
 from engine.cli.options import book_options, format_option, print_csv, print_json, quiet_option, warn
+from engine.desk.opinions import show_opinions
 from engine.desk.reasons import show_left_out, show_limits, show_whipsaws
 from engine.desk.terminal import console, show_rebalance, show_trades
 from engine.errors import EXIT_BREACH, EXIT_OK, EXIT_PARTIAL
@@ -24,6 +26,7 @@ from engine.store.runs import Run, write_adhoc
     help="Also the ten largest trades of each book, why each; what binds; what a whipsaw costs.",
 )
 @click.option("--leave-out", metavar="LIMIT", help="Also what each book would save without this limit.")
+@click.option("--second-models", is_flag=True, help="Also how many of the second models ask for each trade.")
 @click.option("--out", type=click.Path(), default="out", show_default=True, help="Folder of all runs.")
 @click.option("--fail-on-breach", is_flag=True, help="Exit 1 when a breach stays, or a book is held or set aside.")
 @format_option("table", "json", "csv")
@@ -37,6 +40,7 @@ def command(
     as_of: dt.date | None,
     detail: bool,
     leave_out: str | None,
+    second_models: bool,
     out: str,
     fail_on_breach: bool,
     form: str,
@@ -49,6 +53,8 @@ def command(
     """
     loaded = load_universe(universe, holdings=holdings, portfolios=portfolios, as_of=as_of).only(only)
     result = rebalance_portfolios(loaded, scenarios)
+    if second_models:
+        result = ask_second_models(loaded, result)
     warn(result.notices, result.refused, quiet=quiet)
     counts = _counts(result)
     priced = None if leave_out is None else price_limit(loaded, result, leave_out)
@@ -61,6 +67,7 @@ def command(
             "universe": loaded.universe.settings.model_dump(mode="json"),
             "scenarios": list(scenarios),
             "portfolios": list(only),
+            "second_models": second_models,
             "as_of": None if as_of is None else as_of.isoformat(),
         },
         summary={"books_by_status": counts},
@@ -81,6 +88,7 @@ def command(
             show_trades(screen, result.tables)
             show_limits(screen, result.tables)
             show_whipsaws(screen, result.tables)
+        show_opinions(screen, result.tables)
         if priced is not None:
             show_left_out(screen, result.tables, priced)
     click.echo(f"written: {run}", err=True)

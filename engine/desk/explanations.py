@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from engine.desk.opinions import say_opinion, show_opinions
 from engine.desk.reasons import BINDS, PER_POINT, show_limits, show_whipsaws, words_of
 from engine.desk.terminal import escape, money, percent, show_trades
 
@@ -26,7 +27,11 @@ def show_explanation(screen: Console, tables: Mapping[str, pl.DataFrame]) -> Non
         tables: Of an ``Explanation``.
     """
     if "standing" in tables:
-        _show_security(screen, tables["standing"].row(0, named=True), tables["marginal_costs"])
+        standing = tables["standing"].row(0, named=True)
+        _show_security(screen, standing, tables["marginal_costs"])
+        for trade in tables["trades"].filter(pl.col("security_id") == standing["security_id"]).iter_rows(named=True):
+            if (opinion := say_opinion(trade)) is not None:
+                screen.print(opinion, style="bold")
     else:
         _show_book(screen, tables)
 
@@ -63,6 +68,7 @@ def _show_book(screen: Console, tables: Mapping[str, pl.DataFrame]) -> None:
     show_limits(screen, tables)
     _show_losses(screen, tables["stress"])
     show_whipsaws(screen, tables)
+    show_opinions(screen, tables)
 
 
 def _show_losses(screen: Console, stress: pl.DataFrame) -> None:

@@ -49,6 +49,9 @@ class PortfolioSummary(dy.Schema):
     risk_scenario = id_column(nullable=True)
     turnover = number_column(f"{FRACTION}, two-way", ">= 0", nullable=True)
     cost_base = number_column(MONEY, ">= 0", nullable=True)
+    agreed_turnover = number_column(
+        f"{FRACTION}, two-way: the part of the turnover that every model asks for", ">= 0", nullable=True
+    )
     status = one_of_column(STATUSES)
 
 

@@ -52,6 +52,15 @@ class Trades(dy.Schema):
     loss_avoided = number_column(f"{MONEY}, if the scenario goes on", "> 0 loses less after the trade", nullable=True)
     regret = number_column(f"{MONEY}, if the whipsaw follows", "> 0 gives up a gain", nullable=True)
     break_even = number_column("probability that the scenario goes on from which the trade pays", "0..1", nullable=True)
+    models_asked = count_column(
+        "models that answer the book, the base included; null where none was asked", nullable=True
+    )
+    models_agreeing = count_column("of these, models that trade the name in the same direction", nullable=True)
+    agreed_weight = number_column(
+        f"{FRACTION}: the part of the trade that every model asks for; null where no second one answers",
+        "sells < 0",
+        nullable=True,
+    )
 
 
 class Whipsaws(dy.Schema):

@@ -1,12 +1,17 @@
 """The short cut: the same answer and multipliers as the modelled program, from fewer names and no modelling layer."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from random_books import random_book
-from test_certificate import PROGRAMS, second_opinion, tight_book
-from test_rebalance import bundled_problems, plain_book
+from test_certificate import PROGRAMS, Book, second_opinion, tight_book
+from test_impact import heavy
+from test_objectives import hopeful
+from test_rebalance import LOOSE, bundled_problems, plain_book
+from test_tracking_error import capped
 
 from engine.api.loading import LoadedUniverse
 from engine.api.rebalancing import rebalance_portfolios
@@ -14,7 +19,7 @@ from engine.rebalance.attempt import Attempt
 from engine.rebalance.direct import KNOWN, Trades, is_plain, solve_direct
 from engine.rebalance.evidence import Claim
 from engine.rebalance.interior import Quadratic, solve_interior
-from engine.rebalance.problem import BUDGET, TURNOVER, Problem
+from engine.rebalance.problem import BUDGET, TRACKING_ERROR, TURNOVER, Problem
 from engine.rebalance.reduction import solve_reduced
 from engine.rebalance.solve import SHORTCUTS, Programs
 
@@ -30,6 +35,81 @@ def test_matrices_and_the_modelled_program_give_the_same_answer_and_multipliers(
     assert direct.status == "solved"
     assert direct.weights == pytest.approx(modelled.weights, abs=1e-8)
     assert direct.duals == pytest.approx(modelled.duals, abs=1e-6)
+
+
+def together(*books: Book) -> Book:
+    """The last book with the alpha, the impact and the cap of them all."""
+    rest: dict[str, Any] = {}
+    for book in books:
+        costs = {**rest.get("costs", {}), **book.rest.get("costs", {})}
+        rest |= {**book.rest, "costs": costs}
+    caps = {key: book.limits[key] for book in books for key in ("tracking_error",) if key in book.limits}
+    volumes = {name: volume for book in books for name, volume in (book.volumes or {}).items()}
+    return replace(books[-1], rest=rest, limits={**books[-1].limits, **caps}, volumes=volumes)
+
+
+BENT: dict[str, Callable[[int], Book]] = {
+    "alpha": hopeful,
+    "impact": heavy,
+    "cap": capped,
+    "cap alone": lambda s: replace(capped(s), rest={**capped(s).rest, "objective": "least_cost"}),
+    "alpha and impact": lambda s: together(hopeful(s), heavy(s)),
+    "alpha and cap": lambda s: together(hopeful(s), capped(s)),
+    "impact and cap": lambda s: together(heavy(s), capped(s)),
+    "all three": lambda s: together(hopeful(s), heavy(s), capped(s)),
+}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("kind", BENT)
+def test_alpha_impact_and_a_cap_give_the_answer_and_multipliers_of_the_modelled_program(kind: str, seed: int) -> None:
+    book = BENT[kind](seed)
+    problem = book.problem
+    modelled = PROGRAMS.fit(problem).solve(problem, Attempt("CLARABEL"))
+    direct = solve_direct(problem, Trades.of(problem), EXACT)
+    assert direct.status == "solved"
+    assert direct.weights == pytest.approx(modelled.weights, abs=2e-6)
+    assert set(direct.duals) == set(modelled.duals)
+    assert direct.duals == pytest.approx(modelled.duals, abs=1e-5)
+    if problem.tracking_error is not None:
+        assert direct.duals[TRACKING_ERROR] > 1e-4
+    programs = Programs()
+    answer = book.solve(programs)
+    assert (answer.status, answer.rung, programs.by_shape) == ("certified", 0, {})
+
+
+def test_a_holding_above_its_cap_pays_the_power_of_the_whole_sale() -> None:
+    book = replace(heavy(0), limits={**LOOSE, "max_weight": 0.12})
+    problem = book.problem
+    assert (problem.start > problem.upper + 0.01).any()
+    modelled = PROGRAMS.fit(problem).solve(problem, Attempt("CLARABEL"))
+    direct = solve_direct(problem, Trades.of(problem), EXACT)
+    assert direct.weights == pytest.approx(modelled.weights, abs=2e-6)
+    assert book.solve(Programs()).rung == 0
+
+
+def test_what_is_no_quadratic_program_is_not_handed_to_piqp() -> None:
+    for problem in (heavy(0).problem, capped(0).problem):
+        assert solve_direct(problem, Trades.of(problem), Attempt("PIQP")).weights is None
+    problem = hopeful(0).problem
+    piqp, own = (solve_direct(problem, Trades.of(problem), Attempt(s, tolerance=1e-11)) for s in ("PIQP", "INTERIOR"))
+    assert piqp.weights == pytest.approx(own.weights, abs=1e-8)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_part_of_the_names_gives_the_answer_of_them_all_with_the_three_terms(seed: int) -> None:
+    problem = random_book(np.random.default_rng(seed), 300, 15).state()
+    random = np.random.default_rng(seed)
+    alpha = np.where(random.uniform(size=len(problem.start)) < 0.5, random.normal(0.0, 0.02, len(problem.start)), 0.0)
+    impact = random.uniform(0.0, 0.05, len(problem.start))
+    risk = lambda x: float(np.sqrt(((problem.root.T @ x) ** 2).sum() + problem.specific @ x**2))  # noqa: E731
+    bent = replace(problem, alpha=alpha, impact=impact, aversion=1.0)
+    free = solve_direct(bent, Trades.of(bent), EXACT)
+    bent = replace(bent, tracking_error=0.9 * risk(free.weights - problem.benchmark))
+    part, whole = solve_reduced(bent, EXACT), solve_direct(bent, Trades.of(bent), EXACT)
+    assert part.weights == pytest.approx(whole.weights, abs=1e-7)
+    assert part.duals == pytest.approx(whole.duals, abs=1e-7)
+    assert whole.duals[TRACKING_ERROR] > 1e-4
 
 
 @pytest.mark.parametrize(("seed", "names", "factors"), [(0, 200, 10), (1, 300, 20), (2, 400, 25), (3, 800, 30)])
@@ -78,9 +158,11 @@ def test_every_bundled_book_takes_the_first_short_cut(bundled: LoadedUniverse) -
 def test_a_problem_with_a_term_that_is_not_stated_here_is_not_plain() -> None:
     problem = tight_book(0).problem
     assert is_plain(problem)
-    assert not is_plain(replace(problem, tracking_error=0.05))
+    assert is_plain(replace(problem, tracking_error=0.05, alpha=problem.start, impact=problem.costs))
+    assert not is_plain(replace(problem, gross=1.5))
+    assert not is_plain(replace(problem, borrow=problem.costs))
     assert not is_plain(replace(problem, upper=np.where(np.arange(len(problem.upper)) == 1, np.inf, problem.upper)))
-    assert set(problem.__slots__) - KNOWN >= {"tracking_error"}
+    assert set(problem.__slots__) - KNOWN >= {"gross", "borrow"}
 
 
 def test_a_name_that_its_bounds_hold_is_no_variable_and_one_outside_them_starts_at_the_bound() -> None:
@@ -92,21 +174,39 @@ def test_a_name_that_its_bounds_hold_is_no_variable_and_one_outside_them_starts_
     assert sides == {(1, 1.0), (2, -1.0), (3, 1.0)}
 
 
+def quadratic(rows: np.ndarray, bounds: np.ndarray, **given: Any) -> Quadratic:
+    """A program without columns: ``V = sum v^2 / 2``, every v at most 1, what is not given 0."""
+    n = rows.shape[1]
+    none: dict[str, Any] = {name: np.zeros(n) for name in ("tilt", "q", "power", "begun")}
+    columns = {"load": np.zeros((0, n)), "aim": np.zeros(0), "rest": 0.0, "cap": None}
+    sides = {"rows": rows, "bounds": bounds, "most": np.ones(n)}
+    return Quadratic(**{"weight": 1.0, "p": np.ones(n), **none, **columns, **sides, **given})
+
+
 def test_one_variable_by_hand() -> None:
     # minimise v^2 / 2 - v with v <= 0.25: the row binds and its multiplier is the slope, 0.75.
-    program = Quadratic(
-        np.ones(1), -np.ones(1), np.zeros((0, 1)), np.zeros(0), np.ones((1, 1)), np.array([0.25]), np.ones(1)
-    )
-    found = solve_interior(program, 1e-10)
+    found = solve_interior(quadratic(np.ones((1, 1)), np.array([0.25]), q=-np.ones(1)), 1e-10)
     assert found.solved
     assert found.values == pytest.approx([0.25], abs=1e-9)
     assert found.pressure == pytest.approx([0.75], abs=1e-8)
 
 
+def test_one_variable_with_a_cap_and_one_with_a_power_by_hand() -> None:
+    # minimise v^2 / 2 - v with v^2 / 2 <= 0.02: v = 0.2, and mu v is the slope, 0.8.
+    loose = np.ones((1, 1)), np.array([9.0])
+    found = solve_interior(quadratic(*loose, q=-np.ones(1), cap=0.02), 1e-10)
+    assert found.solved
+    assert (found.values[0], found.push) == (pytest.approx(0.2, abs=1e-9), pytest.approx(4.0, abs=1e-7))
+    # minimise (0.16 + v)^(3/2) - 0.75 v: the root of 0.16 + v is 0.5.
+    bent = quadratic(*loose, weight=0.0, q=np.full(1, -0.75), power=np.ones(1), begun=np.full(1, 0.16))
+    assert solve_interior(bent, 1e-10).values == pytest.approx([0.09], abs=1e-8)
+
+
 def test_rows_without_a_common_point_end_without_an_answer_and_without_a_warning() -> None:
     rows = np.array([[1.0, 1.0], [-1.0, -1.0]])
-    program = Quadratic(np.ones(2), np.ones(2), np.zeros((0, 2)), np.zeros(0), rows, np.array([0.1, -0.2]), np.ones(2))
-    assert not solve_interior(program, 1e-10).solved
+    assert not solve_interior(quadratic(rows, np.array([0.1, -0.2]), q=np.ones(2)), 1e-10).solved
+    # Half of v^2 is at most 0.005 and the sum at least 0.3: no v of two names is both.
+    assert not solve_interior(quadratic(-np.ones((1, 2)), np.array([-0.3]), cap=0.005), 1e-10).solved
 
 
 def test_a_problem_whose_limits_conflict_is_still_proven_infeasible() -> None:

@@ -1,4 +1,4 @@
-"""The plain quadratic program as matrices, handed to a solver without a modelling layer."""
+"""The plain program as matrices, handed to a solver without a modelling layer."""
 
 from dataclasses import MISSING, dataclass, fields
 from typing import Final
@@ -10,7 +10,7 @@ from scipy.sparse import csc_matrix, diags_array, eye_array, hstack
 
 from engine.rebalance.attempt import Attempt, RawAnswer
 from engine.rebalance.interior import Optimum, Quadratic, solve_interior
-from engine.rebalance.problem import BUDGET, TURNOVER, Problem
+from engine.rebalance.problem import BUDGET, TRACKING_ERROR, TURNOVER, Problem
 
 KNOWN: Final = frozenset(
     {
@@ -23,8 +23,10 @@ KNOWN: Final = frozenset(
         "lower_kinds",
         "upper_kinds",
         "costs",
+        "impact",
         "years",
         "aversion",
+        "alpha",
         "root",
         "specific",
         "row_ids",
@@ -32,6 +34,7 @@ KNOWN: Final = frozenset(
         "bounds",
         "spendable",
         "turnover",
+        "tracking_error",
     }
 )
 """The fields of a problem that this program states."""
@@ -83,7 +86,7 @@ class Trades:
 
 
 def is_plain(problem: Problem) -> bool:
-    """True where the problem has linear costs and linear limits only, on weights that are bounded.
+    """True where the problem has linear limits, a cap on tracking error at most, on weights that are bounded.
 
     A field that this program does not know must be None, empty, zero or at its default: a term that
     was added to the problem and not here is left to the modelling layer.
@@ -112,7 +115,8 @@ def solve_direct(problem: Problem, trades: Trades, attempt: Attempt) -> RawAnswe
         attempt: ``INTERIOR`` or ``PIQP``, scaling (of PIQP), margin, tolerance.
 
     Returns:
-        Weights on every name and the multipliers by limit id; the status is the solver's own word.
+        Weights on every name and the multipliers by limit id; the status is the solver's own word. None
+        where PIQP is asked for more than a quadratic objective and linear limits.
 
     References:
         MATH 5. Oracle: the cvxpy program of the same problem, tests/test_direct.py.
@@ -120,12 +124,17 @@ def solve_direct(problem: Problem, trades: Trades, attempt: Attempt) -> RawAnswe
     if not len(trades.name):
         return RawAnswer(trades.base, {}, 0.0, attempt.solver, "solved", 0)
     quadratic = _state(problem, trades, attempt.margin)
+    if attempt.solver != "INTERIOR" and (quadratic.cap is not None or quadratic.power.any()):
+        return RawAnswer(None, {}, 0.0, attempt.solver, "no quadratic program", 0)
     found = solve_interior(quadratic, attempt.tolerance) if attempt.solver == "INTERIOR" else _piqp(quadratic, attempt)
     weights = trades.weights(found.values)
     for bound in (problem.lower, problem.upper):
         weights = np.where(np.abs(weights - bound) <= AT_BOUND, bound, weights)
     pressure = np.maximum(found.pressure, 0.0).tolist()
     duals = dict(zip((BUDGET, TURNOVER, *problem.row_ids), pressure, strict=True))
+    if problem.tracking_error is not None:
+        # Of half the variance; a unit of volatility changes that by the volatility.
+        duals[TRACKING_ERROR] = max(found.push, 0.0) * problem.tracking_error
     return RawAnswer(weights, duals, 0.0, attempt.solver, found.status, found.iterations)
 
 
@@ -133,20 +142,28 @@ def _state(problem: Problem, trades: Trades, margin: float) -> Quadratic:
     """The program of ``Problem`` in trades from ``base``, with what is traded to get there already spent."""
     at, sign, base = trades.name, trades.sign, trades.base
     gap, forced = problem.benchmark - base, np.abs(base - problem.start)
-    factor = np.sqrt(problem.aversion)
-    curve = problem.aversion * problem.specific[at]
     limits = problem.rows.reshape(-1, len(base))
     spent = float(base.sum() + problem.costs @ forced)
     turnover = max(problem.turnover - margin, 0.0) - float(forced.sum())
     rest = problem.bounds - margin - limits @ base
+    error = problem.tracking_error
+    cap = None if error is None else max(error - margin, error / 2.0) ** 2 / 2.0
+    # Without aversion and without a cap risk is no part of the program.
+    root = problem.root if problem.aversion > 0.0 or cap is not None else problem.root[:, :0]
     return Quadratic(
-        p=curve,
-        q=problem.costs[at] / problem.years - curve * sign * gap[at],
-        load=np.ascontiguousarray((factor * sign[:, None] * problem.root[at]).T),
-        aim=factor * (problem.root.T @ gap),
+        weight=problem.aversion,
+        p=problem.specific[at],
+        tilt=-problem.specific[at] * sign * gap[at],
+        load=np.ascontiguousarray((sign[:, None] * root[at]).T),
+        aim=root.T @ gap,
+        rest=float(problem.specific @ gap**2) / 2.0,
+        q=problem.costs[at] / problem.years - problem.alpha[at] * sign,
+        power=problem.impact[at] / problem.years,
+        begun=forced[at],
         rows=np.vstack([sign + problem.costs[at], np.ones(len(at)), limits[:, at] * sign]),
         bounds=np.concatenate([[problem.spendable - margin - spent, turnover], rest]),
         most=trades.most,
+        cap=cap,
     )
 
 
@@ -154,14 +171,15 @@ def _piqp(program: Quadratic, attempt: Attempt) -> Optimum:
     """PIQP with ``y = W v - w`` as variables, the objective times ``scale`` and trades over ``unit``."""
     n, k = len(program.q), len(program.aim)
     scale, unit = attempt.scale, attempt.unit
-    factor = np.sqrt(scale)
+    heavy = scale * program.weight
+    factor = np.sqrt(heavy)
     solver = piqp.SparseSolver()
     solver.settings.eps_abs = solver.settings.eps_rel = attempt.tolerance
     solver.settings.max_iter = 250
     free = np.full(k, np.inf)
     solver.setup(
-        csc_matrix(diags_array(np.concatenate([program.p * scale * unit * unit, np.ones(k)]))),
-        np.concatenate([program.q * scale * unit, np.zeros(k)]),
+        csc_matrix(diags_array(np.concatenate([program.p * heavy * unit * unit, np.ones(k)]))),
+        np.concatenate([(program.q * scale + program.tilt * heavy) * unit, np.zeros(k)]),
         csc_matrix(hstack([csc_matrix(-factor * unit * program.load), eye_array(k)])),
         -factor * program.aim,
         csc_matrix(hstack([csc_matrix(program.rows), csc_matrix((len(program.rows), k))])),
@@ -173,4 +191,4 @@ def _piqp(program: Quadratic, attempt: Attempt) -> Optimum:
     status = solver.solve().name.lower().removeprefix("piqp_")
     found = solver.result
     values, pressure = np.array(found.x)[:n] * unit, np.array(found.z_u) / (scale * unit)
-    return Optimum(values, pressure, status, int(found.info.iter))
+    return Optimum(values, pressure, 0.0, status, int(found.info.iter))

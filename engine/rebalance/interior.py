@@ -1,4 +1,4 @@
-"""A primal-dual interior point for a quadratic program that is diagonal but for a few columns."""
+"""A primal-dual interior point for a program that is diagonal but for a few columns."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -22,25 +22,40 @@ SMALLEST: Final = 1e-8
 
 @dataclass(frozen=True, slots=True)
 class Quadratic:
-    """``minimise sum p_i v_i^2 / 2 + |W v - w|^2 / 2 + q'v`` with ``G v <= h``, ``0 <= v <= most``.
+    """``minimise weight V(v) + q'v + sum c_i (b_i + v_i)^(3/2)`` in ``0 <= v <= most``.
+
+    Limits are ``G v <= h`` and ``V(v) <= cap``; ``V(v) = sum p_i v_i^2 / 2 + r'v + |W v - w|^2 / 2 + rest``.
+    All of it is diagonal but ``W``, ``G`` and, where there is a cap, the slope of ``V``.
 
     Args:
-        p: Diagonal, not negative.
-        q: Linear part.
+        weight: Of ``V``; above 0 unless it is capped or has no ``W``.
+        p: Diagonal of ``V``, not negative.
+        tilt: ``r``.
         load: ``W``; k is small.
         aim: ``w``.
+        rest: What ``V`` has besides.
+        q: Prices.
+        power: ``c``, not negative.
+        begun: ``b``, not negative.
         rows: ``G``; m is small.
         bounds: ``h``.
         most: Upper bounds, above 0.
+        cap: The most of ``V``, above 0; None without a cap.
     """
 
+    weight: float
     p: Float[np.ndarray, " n"]
-    q: Float[np.ndarray, " n"]
+    tilt: Float[np.ndarray, " n"]
     load: Float[np.ndarray, "k n"]
     aim: Float[np.ndarray, " k"]
+    rest: float
+    q: Float[np.ndarray, " n"]
+    power: Float[np.ndarray, " n"]
+    begun: Float[np.ndarray, " n"]
     rows: Float[np.ndarray, "m n"]
     bounds: Float[np.ndarray, " m"]
     most: Float[np.ndarray, " n"]
+    cap: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +65,14 @@ class Optimum:
     Args:
         values: ``v``.
         pressure: Multiplier of each row.
+        push: Multiplier of ``V <= cap``, 0 without a cap.
         status: ``solved`` or why not.
         iterations: Steps.
     """
 
     values: Float[np.ndarray, " n"]
     pressure: Float[np.ndarray, " m"]
+    push: float
     status: str
     iterations: int
 
@@ -68,48 +85,82 @@ class Optimum:
 def solve_interior(program: Quadratic, tolerance: float) -> Optimum:
     """Solve by Mehrotra's predictor and corrector; a step costs ``(k + m)^2 n``.
 
+    The cap is the smooth limit ``V / cap - 1 <= 0``: its multiplier joins the weight of ``V``, its
+    slope the rows. A step takes it for straight and the power for a parabola.
+
     Args:
         program: The numbers.
-        tolerance: Of the gap and the gradient relative to the objective, of the rows absolute.
+        tolerance: Of the gap and the gradient relative to the objective, of the rows absolute, of the cap relative.
 
     References:
         Mehrotra (1992), SIAM Journal on Optimization 2, 575-601; Nocedal and Wright (2006), ch. 16.
         Oracle: PIQP and the cvxpy program, tests/test_direct.py.
     """
-    n = len(program.q)
+    n, m = len(program.q), len(program.bounds)
     at = _first_point(program)
     largest = HOPELESS * float(at.dual.max())
+
+    def stop(status: str, steps: int) -> Optimum:
+        push = 0.0 if program.cap is None else float(at.dual[-1]) / program.cap
+        return Optimum(at.primal[:n], at.dual[2 * n : 2 * n + m], push, status, steps)
+
     for step in range(LONGEST):
-        v, dual = at.primal[:n], at.dual
-        y = program.load @ v - program.aim
-        pressure = dual[2 * n :]
-        objective = float(program.p @ (v * v) / 2.0 + y @ y / 2.0 + program.q @ v)
-        slope = program.p * v + program.q + program.load.T @ y + program.rows.T @ pressure - dual[:n] + dual[n : 2 * n]
-        over = program.rows @ v + at.primal[2 * n :] - program.bounds
+        dual = at.dual
+        here = _Slopes.of(program, at.primal[:n])
+        slope = here.slope + here.rows.T @ dual[2 * n :] - dual[:n] + dual[n : 2 * n]
+        over = here.over + at.primal[2 * n :]
         gap = float(at.primal @ dual)
-        allowed = tolerance * max(abs(objective), SMALLEST)
+        allowed = tolerance * max(abs(here.objective), SMALLEST)
         # The gradient is a difference of prices: below their own rounding it says nothing.
         rounding = 1e-13 * float(max(np.abs(program.q).max(), dual.max()))
         met = gap <= allowed and np.abs(slope).max() <= max(allowed, rounding)
         if met and np.abs(over).max(initial=0.0) <= tolerance:
-            return Optimum(v, pressure, "solved", step)
+            return stop("solved", step)
         if not dual.max() < largest:
-            return Optimum(v, pressure, "diverged", step)
+            return stop("diverged", step)
         try:
-            newton = _Newton.of(program, at)
+            newton = _Newton.of(program, at, here)
         except np.linalg.LinAlgError:
-            return Optimum(v, pressure, "no Cholesky factor", step)
+            return stop("no Cholesky factor", step)
         straight = newton.move(slope, over, -at.primal * dual)
         ahead = at.moved(straight, _longest(at, straight))
         centre = (float(ahead.primal @ ahead.dual) / gap) ** 3 * gap / len(dual)
         bent = newton.move(slope, over, centre - at.primal * dual - straight.primal * straight.dual)
         at = at.moved(bent, min(1.0, BACK_OFF * _longest(at, bent)))
-    return Optimum(at.primal[:n], at.dual[2 * n :], "too many steps", LONGEST)
+    return stop("too many steps", LONGEST)
+
+
+@dataclass(frozen=True, slots=True)
+class _Slopes:
+    """What a point has of the program: the objective, its slope, the rows with that of the cap, how far each is missed.
+
+    ``curve`` is the curvature of the power alone.
+    """
+
+    objective: float
+    slope: Float[np.ndarray, " n"]
+    curve: Float[np.ndarray, " n"]
+    rows: Float[np.ndarray, "m n"]
+    over: Float[np.ndarray, " m"]
+
+    @classmethod
+    def of(cls, program: Quadratic, v: Float[np.ndarray, " n"]) -> "_Slopes":
+        y = program.load @ v - program.aim
+        variance = float(program.p @ (v * v) / 2.0 + program.tilt @ v + y @ y / 2.0) + program.rest
+        pull = program.p * v + program.tilt + program.load.T @ y
+        traded = program.begun + v
+        root = np.sqrt(traded)
+        objective = program.weight * variance + float(program.q @ v + program.power @ (traded * root))
+        slope = program.weight * pull + program.q + 1.5 * program.power * root
+        rows, over = program.rows, program.rows @ v - program.bounds
+        if program.cap is not None:
+            rows, over = np.vstack([rows, pull / program.cap]), np.append(over, variance / program.cap - 1.0)
+        return cls(objective, slope, 0.75 * program.power / root, rows, over)
 
 
 @dataclass(frozen=True, slots=True)
 class _Point:
-    """Distances to the walls and their multipliers, or a move of both: lower bounds, upper bounds, rows."""
+    """Distances to the walls and their multipliers, or a move of both: lower bounds, upper bounds, rows, the cap."""
 
     primal: Float[np.ndarray, " walls"]
     dual: Float[np.ndarray, " walls"]
@@ -121,10 +172,9 @@ class _Point:
 def _first_point(program: Quadratic) -> _Point:
     n = len(program.q)
     v = np.minimum(program.most / 2.0, 1.0 / n)
-    slope = program.p * v + program.q + program.load.T @ (program.load @ v - program.aim)
-    slack = np.maximum(program.bounds - program.rows @ v, 1.0 / n)
-    primal = np.concatenate([v, program.most - v, slack])
-    return _Point(primal, np.full(len(primal), max(float(np.abs(slope).mean()), 1e-12)))
+    here = _Slopes.of(program, v)
+    primal = np.concatenate([v, program.most - v, np.maximum(-here.over, 1.0 / n)])
+    return _Point(primal, np.full(len(primal), max(float(np.abs(here.slope).mean()), 1e-12)))
 
 
 def _longest(at: _Point, move: _Point) -> float:
@@ -138,7 +188,8 @@ def _longest(at: _Point, move: _Point) -> float:
 class _Newton:
     """The factored matrix of one step, with ``U = [W; G]`` and ``c`` the diagonal and its barrier.
 
-    ``(U diag(1/c) U' + diag(1, s/z)) lam = U (r / c) - t`` and ``dv = (r - U'lam) / c``.
+    ``(U diag(1/c) U' + diag(1/weight, s/z)) lam = U (r / c) - t`` and ``dv = (r - U'lam) / c``; ``G`` has the slope
+    of the cap, and its multiplier is in the weight.
     """
 
     at: _Point
@@ -148,14 +199,17 @@ class _Newton:
     factor: Float[np.ndarray, "k_and_m k_and_m"]
 
     @classmethod
-    def of(cls, program: Quadratic, at: _Point) -> "_Newton":
+    def of(cls, program: Quadratic, at: _Point, here: _Slopes) -> "_Newton":
         n, k = len(program.q), len(program.aim)
-        both = np.vstack([program.load, program.rows])
+        both = np.vstack([program.load, here.rows])
+        weight = program.weight + (0.0 if program.cap is None else float(at.dual[-1]) / program.cap)
         ratio = at.dual / at.primal
-        curve = program.p + ratio[:n] + ratio[n : 2 * n]
+        curve = weight * program.p + here.curve + ratio[:n] + ratio[n : 2 * n]
         thin = both / np.sqrt(curve)
         matrix = thin @ thin.T
-        matrix[np.diag_indices(len(both))] += np.concatenate([np.ones(k), 1.0 / ratio[2 * n :]])
+        matrix[np.diag_indices(len(both))] += np.concatenate(
+            [np.full(k, 1.0 / weight if k else 1.0), 1.0 / ratio[2 * n :]]
+        )
         return cls(at, both, curve, matrix, np.linalg.cholesky(matrix))
 
     def move(

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 
 from engine.rebalance.attempt import Attempt, RawAnswer
 from engine.rebalance.direct import Trades, solve_direct
-from engine.rebalance.problem import BUDGET, TURNOVER, Problem
+from engine.rebalance.problem import BUDGET, TRACKING_ERROR, TURNOVER, Problem
 
 FIRST: Final = 100
 """Purchases of the first round besides the holdings: those that today's risk and costs favour most."""
@@ -78,8 +78,11 @@ def _prices(
     active = weights - problem.benchmark
     y_b = duals.get(BUDGET, 0.0)
     risk = problem.root @ (problem.root.T @ active) + problem.specific * active
-    slope = problem.aversion * risk + y_b
+    mu = 0.0 if problem.tracking_error is None else duals.get(TRACKING_ERROR, 0.0) / problem.tracking_error
+    slope = (problem.aversion + mu) * risk + y_b - problem.alpha
     if len(problem.row_ids):
         slope = slope + problem.rows.T @ np.array([duals.get(name, 0.0) for name in problem.row_ids])
     kink = problem.costs * (1.0 / problem.years + y_b) + duals.get(TURNOVER, 0.0)
+    # The power has no slope where a trade begins, except of a name that its bounds have moved already.
+    kink = kink + 1.5 * problem.impact / problem.years * np.sqrt(np.abs(trades.base - problem.start))
     return trades.sign * slope[trades.name] + kink[trades.name]

@@ -16,6 +16,9 @@ HOPELESS: Final = 1e9
 BACK_OFF: Final = 0.995
 """Share of the way to the nearest wall that a step may go."""
 
+SHORTEST: Final = 1e-6
+"""A step shorter than this leaves the point where it is, and so would the next."""
+
 SMALLEST: Final = 1e-8
 """Objectives below this are solved to this one's accuracy."""
 
@@ -126,7 +129,10 @@ def solve_interior(program: Quadratic, tolerance: float) -> Optimum:
         ahead = at.moved(straight, _longest(at, straight))
         centre = (float(ahead.primal @ ahead.dual) / gap) ** 3 * gap / len(dual)
         bent = newton.move(slope, over, centre - at.primal * dual - straight.primal * straight.dual)
-        at = at.moved(bent, min(1.0, BACK_OFF * _longest(at, bent)))
+        length = min(1.0, BACK_OFF * _longest(at, bent))
+        if length < SHORTEST:
+            return stop("no way on", step)
+        at = at.moved(bent, length)
     return stop("too many steps", LONGEST)
 
 

@@ -14,6 +14,9 @@ from engine.rebalance.shape import Shape
 FINER: Final = 1e-2
 """How much smaller the tolerance is of a program with second-order cones."""
 
+SCS_TOLERANCE: Final = 1e-9
+"""What a first-order solver is asked for; the certificate judges what comes."""
+
 
 class RebalanceProgram:
     """One compiled shape: (names, risk columns, rows, tracking-error cap, terms, cones), in ``z = (x - x0) / unit``.
@@ -106,6 +109,9 @@ class RebalanceProgram:
                 which.solve(solver=solver, warm_start=False, **_options(solver, tolerance))
             except (cp.error.SolverError, ValueError, ZeroDivisionError) as error:
                 return RawAnswer(None, {}, 0.0, solver, f"failed: {error}"[:80], 0)
+            except MemoryError:
+                # One large book that misses the short cuts must not end the run: it is held.
+                return RawAnswer(None, {}, 0.0, solver, "failed: out of memory", 0)
         weights = None if self.z.value is None else problem.start + unit * np.asarray(self.z.value, dtype=np.float64)
         steps = getattr(which.solver_stats, "num_iters", None)
         duals = {} if limits[0].dual_value is None else self._duals(problem, limits, 1.0 if elastic else scale * unit)
@@ -156,6 +162,9 @@ class RebalanceProgram:
 def _options(solver: str, tolerance: float) -> dict[str, float | int]:
     if solver == "PIQP":
         return {"eps_abs": tolerance, "eps_rel": tolerance, "max_iter": 250}
+    if solver == "SCS":
+        # A bound on the steps, not on the time: an answer must not depend on the clock.
+        return {"eps_abs": max(tolerance, SCS_TOLERANCE), "eps_rel": max(tolerance, SCS_TOLERANCE), "max_iters": 5000}
     return {
         "tol_gap_abs": tolerance,
         "tol_gap_rel": tolerance,

@@ -146,7 +146,7 @@ class RelaxProgram:
             options = {"tol_gap_abs": TOLERANCE, "tol_gap_rel": TOLERANCE, "tol_feas": TOLERANCE}
             try:
                 self.problem.solve(solver="CLARABEL", warm_start=False, max_iter=200, max_threads=1, **options)
-            except (SolverError, ValueError, ZeroDivisionError):
+            except (SolverError, ValueError, ZeroDivisionError, MemoryError):
                 return None
         if self.z.value is None or self.limits[0].dual_value is None or not np.isfinite(self.z.value).all():
             return None

@@ -11,6 +11,7 @@ from engine.conventions import FEASIBILITY
 from engine.rebalance.attempt import Attempt, Program, RawAnswer
 from engine.rebalance.certificate import Verdict
 from engine.rebalance.direct import is_plain
+from engine.rebalance.elastic import solve_elastic
 from engine.rebalance.evidence import Claim
 from engine.rebalance.polish import polish
 from engine.rebalance.problem import Problem
@@ -48,6 +49,9 @@ class Rung:
 MARGIN: Final = 1e-10
 """Keeps an answer inside its limits although the solver is only nearly exact."""
 
+SCS_MARGIN: Final = 1e-9
+"""The same for a first-order solver, which is exact to no more than that."""
+
 SHORTCUTS: Final = (
     Rung("INTERIOR", rescaled=False, margin=MARGIN),
     Rung("PIQP", rescaled=True, margin=MARGIN),
@@ -59,6 +63,7 @@ LADDER: Final = (
     Rung("CLARABEL", rescaled=True, margin=MARGIN),
     Rung("CLARABEL", rescaled=True, margin=0.0),
     Rung("PIQP", rescaled=True, margin=0.0),
+    Rung("SCS", rescaled=True, margin=SCS_MARGIN),
 )
 """The steps after them, for every problem: the whole of it, through the modelling layer."""
 
@@ -155,6 +160,9 @@ class Programs:
 def solve_problem(problem: Problem, programs: Programs, *, judge: Judge, refute: Refute) -> Answer:
     """Solve, repair, certify; climb until certified, else prove infeasible, else hold.
 
+    The proof is tried as soon as a step has failed: the short cuts for linear limits, the first of the
+    ladder that has no answer for the others. Only the order depends on what a solver says, never the claim.
+
     Args:
         problem: One book's program.
         programs: Compiled programs to reuse.
@@ -168,8 +176,7 @@ def solve_problem(problem: Problem, programs: Programs, *, judge: Judge, refute:
         return _nowhere_to_go(problem, apart, refute)
     scale, unit = 1.0, 1.0
     nearest: Verdict | None = None
-    last = RawAnswer(None, {}, 0.0, LADDER[0].solver, "not run", 0)
-    plain = is_plain(problem)
+    plain, refuted, final = is_plain(problem), False, len(SHORTCUTS + LADDER) - 1
     for number, rung in enumerate(SHORTCUTS + LADDER):
         short = number < len(SHORTCUTS)
         if short and not plain:
@@ -177,28 +184,42 @@ def solve_problem(problem: Problem, programs: Programs, *, judge: Judge, refute:
         sizes = (scale, unit) if rung.rescaled else (1.0, 1.0)
         attempt = Attempt(rung.solver, *sizes, margin=rung.margin)
         last = solve_reduced(problem, attempt) if short else programs.fit(problem).solve(problem, attempt)
-        if last.weights is None or not np.isfinite(last.weights).all():
-            continue
-        for raw, weights in _sharpened(problem, last):
-            verdict = judge(Claim(dict(zip(problem.names.labels, weights.tolist(), strict=True)), raw.duals))
-            if verdict.accepted:
-                return Answer("certified", weights, raw.duals, verdict, 0.0, raw.solver, number, raw.iterations)
-            if raw is last:
-                reached, found = weights, verdict
-        if nearest is None or found.relative_gap < nearest.relative_gap:
-            nearest = found
-        unit = float(np.clip(np.abs(reached - problem.start).max(initial=0.0), SMALLEST_UNIT, 1.0))
-        scale = 1.0 / max(found.scale, SMALLEST_OBJECTIVE)
-    held = Answer("held", problem.start, {}, nearest, 0.0, last.solver, len(SHORTCUTS + LADDER) - 1, last.iterations)
-    elastic = programs.fit(problem).solve(problem, Attempt("CLARABEL"), elastic=True)
+        usable = last.weights is not None and bool(np.isfinite(last.weights).all())
+        if usable:
+            for raw, weights in _sharpened(problem, last):
+                verdict = judge(Claim(dict(zip(problem.names.labels, weights.tolist(), strict=True)), raw.duals))
+                if verdict.accepted:
+                    return Answer("certified", weights, raw.duals, verdict, 0.0, raw.solver, number, raw.iterations)
+                if raw is last:
+                    reached, found = weights, verdict
+            if nearest is None or found.relative_gap < nearest.relative_gap:
+                nearest = found
+            unit = float(np.clip(np.abs(reached - problem.start).max(initial=0.0), SMALLEST_UNIT, 1.0))
+            scale = 1.0 / max(found.scale, SMALLEST_OBJECTIVE)
+        due = not short and not refuted and (not usable or number == final)
+        if due or number == len(SHORTCUTS) - 1:
+            refuted = due
+            elastic = solve_elastic(problem) if short else _elastic(problem, programs)
+            if proof := _proven(problem, elastic, refute):
+                return replace(proof, verdict=nearest, rung=number)
+    return Answer("held", problem.start, {}, nearest, 0.0, last.solver, final, last.iterations)
+
+
+def _elastic(problem: Problem, programs: Programs) -> RawAnswer:
+    """The smallest common violation with the limits that are not linear too."""
+    return programs.fit(problem).solve(problem, Attempt("CLARABEL"), elastic=True)
+
+
+def _proven(problem: Problem, elastic: RawAnswer, refute: Refute) -> Answer | None:
+    """The answer that there is none, where the multipliers of the elastic form prove it."""
     if elastic.weights is None or not np.isfinite(elastic.weights).all():
-        return held
+        return None
     # The least conflicting weights: a cap on tracking error is linearised there.
     least = np.clip(elastic.weights, problem.lower, problem.upper)
     conflict = refute(Claim(dict(zip(problem.names.labels, least.tolist(), strict=True)), elastic.duals))
-    if conflict > 0.0:
-        return replace(held, status="infeasible", duals=elastic.duals, conflict=conflict, solver=elastic.solver)
-    return held
+    if not conflict > 0.0:
+        return None
+    return Answer("infeasible", problem.start, elastic.duals, None, conflict, elastic.solver, 0, elastic.iterations)
 
 
 def _nothing_to_trade(problem: Problem, judge: Judge, refute: Refute) -> Answer:

@@ -21,6 +21,7 @@ from engine.risk.alternatives import read_alternatives
 from engine.risk.history import FactorHistory
 from engine.risk.model import RiskModel
 from engine.risk.tails import Tails
+from engine.risk.units import unit_faults
 from engine.scenarios.library import ScenarioLibrary, read_library
 from engine.store.files import Source
 from engine.store.universes import ALTERNATIVE_TABLES, find_universe, read_model, read_universe
@@ -207,6 +208,8 @@ def load_model(root: Path) -> LoadedModel:
         raise ModelError(f"{root}: tiers {', '.join(absent)} have no factor; run engine calibrate again")
     others: dict[str, pl.DataFrame] = {name: tables[name] for name in ALTERNATIVE_TABLES if name in tables}
     alternatives = read_alternatives(model, others, source=str(root))
+    if faults := unit_faults(model, history, alternatives):
+        raise ModelError(f"{root}: {'; '.join(faults)}")
     return LoadedModel(model, history, alternatives, curve, str(card.get("universe")), sources)
 
 

@@ -39,6 +39,9 @@ NAV_WARNING: Final = 1e-4
 NAV_REFUSAL: Final = 1e-2
 """NAV against the sum of values: above one percent quarantines the book."""
 
+PERCENT_SUMS: Final = (95.0, 105.0)
+"""Weights that add up to this are in percent: a book with some cash missing or some gearing (judgement)."""
+
 FEASIBILITY: Final = 1e-9
 """Largest violation of a limit, as a fraction of NAV, that an accepted answer may show."""
 
@@ -49,3 +52,9 @@ OPTIMALITY: Final = 1e-6
 def is_cash(security_id: str) -> bool:
     """True for ``CASH:<CCY>``, the ids that carry no exposure by definition."""
     return security_id.startswith(CASH_PREFIX)
+
+
+def is_percent(total: float) -> bool:
+    """True for a sum of weights near 100 where one near 1 is expected; never a reason to divide."""
+    low, high = PERCENT_SUMS
+    return low <= total <= high

@@ -110,7 +110,12 @@ def test_a_value_too_large_to_be_one_sets_its_book_aside(bundled: LoadedUniverse
 
 def test_holdings_before_the_model_and_long_after_it_are_warned_of(bundled: LoadedUniverse) -> None:
     for day, words in ((dt.date(2025, 1, 23), "has seen days up to"), (dt.date(2025, 6, 30), "days older than")):
-        loaded = replace(bundled, holdings=bundled.holdings.with_columns(pl.lit(day).alias("as_of")))
+        # Prices that had not moved since January would be stale in June.
+        moved = pl.when(~pl.col("security_id").str.starts_with("CASH:")).then(1.001).otherwise(1.0)
+        later = bundled.holdings.with_columns(
+            pl.lit(day).alias("as_of"), pl.col("price") * moved, pl.col("quantity") / moved
+        )
+        loaded = replace(bundled, holdings=later)
         notices = [n.message for n in stress_portfolios(loaded).notices if n.code == "model.date"]
         assert len(notices) == 1 and words in notices[0]
 

@@ -11,7 +11,7 @@ from scipy.sparse import csr_array, eye_array
 
 from engine.axes import Axis
 from engine.contracts import cash_row, empty
-from engine.conventions import NAV_REFUSAL, NAV_WARNING
+from engine.conventions import NAV_REFUSAL, NAV_WARNING, is_percent
 from engine.curve.tiers import Curve
 from engine.curve.universe import Universe
 from engine.intake import Notice, screen
@@ -147,6 +147,8 @@ def _sound(rows: pl.DataFrame, universe: Universe) -> tuple[pl.DataFrame, list[N
         if kinds.get(fund) not in KINDS:
             what = f"of kind {kinds[fund]}" if fund in kinds else "not listed"
             words = f"{fund}: it is {what}; only an etf or an index has a composition"
+        elif is_percent(total):
+            words = f"{fund}: its weights add up to {total:.1f}: percent? divide by 100; its own exposures are used"
         elif not abs(total - 1.0) <= NAV_REFUSAL:
             words = f"{fund}: its weights sum to {total:g}, expected 1; its own exposures are used"
         else:

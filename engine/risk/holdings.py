@@ -9,7 +9,8 @@ import polars as pl
 
 from engine.axes import Axis
 from engine.contracts import cash_row
-from engine.conventions import CASH_PREFIX, NAV_REFUSAL, NAV_WARNING
+from engine.conventions import CASH_PREFIX, NAV_REFUSAL, NAV_WARNING, is_percent
+from engine.curve.returns import LARGE_MOVE, SPLIT_RATIOS, SPLIT_TOLERANCE, split_question
 from engine.curve.universe import Universe
 from engine.documents import suggestion
 from engine.errors import ContractError, DataError
@@ -18,7 +19,11 @@ from engine.intake import Notice, Severity, admit, screen
 VALUE_TOLERANCE: Final = 0.01
 """Quantity times price against market value: more than one percent apart is quarantined."""
 
-SPLITS: Final = (2.0, 3.0, 5.0, 10.0)
+COMPARABLE_DAYS: Final = 31
+"""A listed price this many days away or nearer tells what a holding's price should be (judgement)."""
+
+STALE_DAYS: Final = 7
+"""A price that has not moved since a listing older than this is stale: a week has a trading day (judgement)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,8 @@ def check_holdings(
     screened = screen(holdings, "holdings", "holdings")
     rows = screened.frame
     day = holdings["as_of"][0]
-    notices = [*screened.notices, *_value_faults(rows, table, universe, day), *_nav_faults(rows, table)]
+    notices = [*screened.notices, *_value_faults(rows, table, universe, day), *_price_faults(rows, universe, day)]
+    notices += _nav_faults(rows, table)
     notices += _parents_with_holdings(rows, table)
     rows = rows.filter(~pl.col("portfolio_id").is_in(_set_aside(notices)))
     notices += _proxied(rows, known, universe, table)
@@ -148,14 +154,7 @@ def _admit_portfolios(portfolios: pl.DataFrame, base: str) -> pl.DataFrame:
 def _value_faults(rows: pl.DataFrame, table: pl.DataFrame, universe: Universe, day: dt.date) -> list[Notice]:
     """Lines and sums that do not add up, each naming its book."""
     base = universe.settings.base_currency
-    frame = rows.join(
-        universe.securities.select("security_id", pl.col("price").alias("listed_price"), "price_date"),
-        on="security_id",
-        how="left",
-        validate="m:1",
-    ).with_columns((pl.col("quantity") * pl.col("price")).alias("value"))
-    ratio = pl.col("price") / pl.col("listed_price")
-    split = pl.any_horizontal(*[((ratio / s) - 1.0).abs() <= 0.01 for n in SPLITS for s in (n, 1.0 / n)])
+    frame = rows.with_columns((pl.col("quantity") * pl.col("price")).alias("value"))
     tests = {
         "holdings.unknown_portfolio": (
             ~pl.col("portfolio_id").is_in(table["portfolio_id"].to_list()),
@@ -174,12 +173,8 @@ def _value_faults(rows: pl.DataFrame, table: pl.DataFrame, universe: Universe, d
             & ~((pl.col("value") - pl.col("market_value_base")).abs() <= VALUE_TOLERANCE * pl.col("value").abs()),
             f"quantity x price is more than {VALUE_TOLERANCE:.0%} away from market_value_base",
         ),
-        "holdings.split": (
-            (pl.col("price_date") == day) & split,
-            "the price is a split ratio away from the listed one; a split?",
-        ),
     }
-    notices = []
+    notices = list[Notice]()
     for code, (expression, words) in tests.items():
         for (book,), bad in sorted(frame.filter(expression).group_by("portfolio_id"), key=lambda item: str(item[0][0])):
             first = ", ".join(sorted(bad["security_id"].to_list())[:3])
@@ -188,19 +183,72 @@ def _value_faults(rows: pl.DataFrame, table: pl.DataFrame, universe: Universe, d
     return notices
 
 
+def _price_faults(rows: pl.DataFrame, universe: Universe, day: dt.date) -> list[Notice]:
+    """Prices that the universe's own listing contradicts: split since, stale, or moved by more than half."""
+    listed = universe.securities.select("security_id", pl.col("price").alias("listed_price"), "price_date")
+    age = (pl.lit(day) - pl.col("price_date")).dt.total_days()
+    ratio = pl.col("ratio")
+    frame = rows.join(listed, on="security_id", how="inner", validate="m:1").with_columns(
+        age.alias("age"), (pl.col("price") / pl.col("listed_price")).alias("ratio")
+    )
+    near = pl.col("age").abs() <= COMPARABLE_DAYS
+    split = near & pl.any_horizontal(
+        *[(ratio / s - 1.0).abs() <= SPLIT_TOLERANCE for n in SPLIT_RATIOS for s in (n, 1.0 / n)]
+    )
+    stale = (pl.col("age") > STALE_DAYS) & (pl.col("price") == pl.col("listed_price"))
+    large = near & ~split & ((ratio - 1.0).abs() > LARGE_MOVE)
+    tests: dict[str, tuple[pl.Expr, Severity, str]] = {
+        "holdings.split": (split, "quarantine", "the price is a split ratio away from the listed one"),
+        "holdings.stale": (
+            stale,
+            "quarantine",
+            f"the price is the listed one, unmoved for more than {STALE_DAYS} days",
+        ),
+        "holdings.large_move": (large, "warn", f"the price is more than {LARGE_MOVE:.0%} away from the listed one"),
+    }
+    notices = list[Notice]()
+    for code, (expression, severity, words) in tests.items():
+        lines = frame.filter(expression).sort("portfolio_id", "security_id")
+        for (book,), bad in lines.group_by("portfolio_id", maintain_order=True):
+            name, price, was, date, moved = bad.select(
+                "security_id", "price", "listed_price", "price_date", "ratio"
+            ).row(0)
+            asked = split_question(moved) if severity == "quarantine" else ""
+            message = (
+                f"{bad.height} line{'s' if bad.height > 1 else ''}: {words}; "
+                f"first: {name} at {price:g}, listed at {was:g} on {date}{asked}"
+            )
+            notices.append(Notice(code, severity, message, "holdings", str(book)))
+    return notices
+
+
 def _nav_faults(rows: pl.DataFrame, table: pl.DataFrame) -> list[Notice]:
+    """Sums that are not the NAV.
+
+    Raises:
+        ContractError: most books hold weights in percent where money is wanted.
+    """
     sums = rows.group_by("portfolio_id").agg(pl.col("market_value_base").sum().alias("sum")).sort("portfolio_id")
-    notices = []
+    notices = list[Notice]()
+    percent = list[str]()
     for book, total, nav in (
         sums.join(table, on="portfolio_id", how="left").select("portfolio_id", "sum", "nav_base").rows()
     ):
-        if not total > 0.0:
+        if total > 0.0 and is_percent(total / (nav or 1.0)):
+            percent.append(book)
+            of = f" of nav_base {nav:,.2f}" if nav else ""
+            message = f"weights add up to {total / (nav or 1.0):.1f}{of}: percent? divide by 100; values are money"
+            notices.append(Notice("holdings.percent", "quarantine", message, "holdings", book))
+        elif not total > 0.0:
             message = f"the values sum to {total:,.2f}; a NAV must be above 0"
             notices.append(Notice("holdings.nav", "quarantine", message, "holdings", book))
         elif nav is not None and not abs(total / nav - 1.0) <= NAV_WARNING:
             severity: Severity = "warn" if abs(total / nav - 1.0) <= NAV_REFUSAL else "quarantine"
             message = f"the values sum to {total:,.2f}, nav_base says {nav:,.2f} ({total / nav - 1.0:+.2%})"
             notices.append(Notice("holdings.nav", severity, message, "holdings", book))
+    if 2 * len(percent) > sums.height > 1:
+        faults = [f"{n.portfolio_id}: {n.message}" for n in notices if n.code == "holdings.percent"]
+        raise ContractError("holdings", faults)
     return notices
 
 

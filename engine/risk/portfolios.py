@@ -10,10 +10,11 @@ from scipy.sparse import csr_array, vstack
 
 from engine.axes import Axis
 from engine.contracts import cash_row
-from engine.conventions import NAV_REFUSAL
+from engine.conventions import NAV_REFUSAL, is_percent
 from engine.curve.exposures import membership_prior
 from engine.curve.tiers import Curve
 from engine.curve.universe import Universe
+from engine.errors import ContractError
 from engine.intake import Notice, admit
 from engine.risk.funds import funds_in, resolve_funds
 from engine.risk.holdings import CheckedHoldings, check_holdings
@@ -129,26 +130,31 @@ def weigh_benchmarks(
         portfolios: Books with the ids of their benchmarks.
 
     Raises:
-        ContractError: the table breaks its contract.
+        ContractError: the table breaks its contract, or most benchmarks are in percent.
     """
     table = admit(benchmarks, "benchmarks", "benchmarks").frame if benchmarks.width else benchmarks
     usable: dict[str, dict[str, float]] = {}
     faults: dict[str, str] = {}
+    percent: dict[str, str] = {}
     if table.height:
         table = table.filter(pl.col("as_of") <= portfolios.as_of)
         table = table.filter(pl.col("as_of") == pl.col("as_of").max().over("benchmark_id"))
         for (name,), rows in sorted(table.group_by("benchmark_id"), key=lambda item: str(item[0][0])):
             total = float(rows["weight"].sum())
             strangers = portfolios.model.securities.missing(rows["security_id"].to_list())
-            if not abs(total - 1.0) <= NAV_REFUSAL:
+            if is_percent(total):
+                faults[str(name)] = percent[str(name)] = f"weights add up to {total:.1f}: percent? divide by 100"
+            elif not abs(total - 1.0) <= NAV_REFUSAL:
                 faults[str(name)] = f"its weights sum to {total:g}, expected 1"
             elif strangers:
                 faults[str(name)] = f"the model does not know {', '.join(strangers[:5])}"
             else:
                 usable[str(name)] = dict(rows.sort("security_id").select("security_id", "weight").iter_rows())
+    if 2 * len(percent) > len(usable) + len(faults) > 1:
+        raise ContractError("benchmarks", [f"{name}: {words}" for name, words in sorted(percent.items())])
     notices = [
         Notice(
-            "benchmarks.unusable",
+            "benchmarks.percent" if name in percent else "benchmarks.unusable",
             "quarantine",
             f"benchmark {name}: {faults.get(name, 'no weights')}",
             "benchmarks",

@@ -12,6 +12,8 @@ from test_bad_books import Captured, Change, check_quarantined, faulty_split, gr
 from test_failures import edit, edit_model, holdings_file
 
 from engine.api.loading import LoadedUniverse
+from engine.book.overnight import risk_moves
+from engine.cli.main import run
 from engine.conventions import is_percent
 from engine.intake import Notice
 from engine.risk.portfolios import weigh_benchmarks, weigh_holdings
@@ -201,3 +203,31 @@ def test_benchmarks_that_ship_are_usable(bundled: LoadedUniverse) -> None:
         bundled.holdings, bundled.portfolios, model=bundled.model, curve=bundled.curve, universe=bundled.universe
     )
     assert weigh_benchmarks(bundled.benchmarks, portfolios)[1] == ()
+
+
+def test_risk_that_moved_by_more_than_a_quarter_overnight_is_told() -> None:
+    summary = pl.DataFrame(
+        {
+            "portfolio_id": ["fell", "rose", "still", "up", "new", "idle", "unmeasured"],
+            "volatility": [0.149, 0.251, 0.151, 0.249, 0.3, 0.0, None],
+        }
+    )
+    before = {"fell": 0.2, "rose": 0.2, "still": 0.2, "up": 0.2, "idle": 0.0, "unmeasured": 0.2, "gone": 0.2}
+    told = [(n.code, n.severity, n.portfolio_id) for n in risk_moves(summary, before)]
+    assert told == [("risk.dropped", "warn", "fell"), ("risk.risen", "warn", "rose")]
+
+
+def test_a_stress_after_the_books_risk_was_halved_says_so(folder: Path, capsys: Captured) -> None:
+    common = ["stress", "--universe", str(folder), "--format", "json"]
+    assert run([*common, "--quiet", "--out", str(folder / "out")]) == 0
+    (before,) = (folder / "out" / "adhoc").iterdir()
+    edit_model(folder, "factor_covariance", lambda frame: frame.with_columns(pl.col("annual") * 0.36))
+    capsys.readouterr()
+    assert run([*common, "--previous", str(before)]) == 0
+    out, err = capsys.readouterr()
+    told = [row for row in json.loads(out)["exceptions"] if row["code"] == "risk.dropped"]
+    assert {"growth", "house"} <= {row["portfolio_id"] for row in told}
+    assert all("its volatility has dropped from" in row["message"] for row in told)
+    assert "since the run before" in err
+    assert run([*common, "--quiet"]) == 0
+    assert "risk." not in json.dumps(json.loads(capsys.readouterr().out)["exceptions"])

@@ -11,6 +11,7 @@ from engine.api.loading import LoadedUniverse
 from engine.api.weighing import weigh_books
 from engine.book.assess import Yardstick, assess, shock_table, summarise
 from engine.book.budgets import unmeasured_budgets
+from engine.book.overnight import risk_moves
 from engine.errors import ConfigurationError
 from engine.intake import Notice, notices_frame
 from engine.mandates.horizons import check_horizons
@@ -31,11 +32,13 @@ class StressTerms:
         observed: Days that replays may read, from ``observe_replays``.
         require_approved: Refuse scenarios without an approval that holds on the holdings' date.
         previous: Risk tier by portfolio in the run before; a portfolio that it lacks has no hysteresis.
+        risk_before: Volatility by portfolio in the run before; a change beyond a quarter is told.
     """
 
     observed: Mapping[dt.date, ObservedDay] = field(default_factory=dict)
     require_approved: bool = False
     previous: Mapping[str, str] = field(default_factory=dict)
+    risk_before: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,7 @@ def stress_portfolios(
     yardstick = Yardstick(loaded.curve, loaded.mandates, benchmarks, level, ready.moves, depth, settings, previous)
     tables = assess(portfolios, outcomes, yardstick, stage="before")
     tables["portfolio_summary"] = summarise(portfolios, yardstick, stage="before", stress=tables["stress"], status={})
+    notices = (*notices, *risk_moves(tables["portfolio_summary"], terms.risk_before if terms is not None else {}))
     tables["shocks"] = shock_table(portfolios, outcomes)
     tables |= summarise_scenarios(outcomes, loaded.history, settings)
     tables["exceptions"] = notices_frame(notices)

@@ -57,9 +57,9 @@ def command(
     loaded = load_universe(universe, holdings=holdings, portfolios=portfolios, as_of=as_of).only(only)
     files = {name: Path(name) for name in scenarios if name.endswith((".yaml", ".yml"))}
     texts = {name: decode_text(read_source(path, name, may_be_empty=True)) for name, path in files.items()}
-    tiers, past = _previous(previous)
+    before, past = _previous(previous)
     ids = [name for name in scenarios if name not in files]
-    terms = StressTerms(require_approved=require_approved, previous=tiers)
+    terms = replace(before, require_approved=require_approved)
     if prices is not None:
         days, read, noticed = observe_replays(loaded, ids, texts, prices)
         terms, past = replace(terms, observed=days), [*past, read]
@@ -105,13 +105,17 @@ def _document(loaded: LoadedUniverse, result: StressResult, *, detail: bool) -> 
     }
 
 
-def _previous(folder: str | None) -> tuple[dict[str, str], list[Source]]:
-    """Risk tiers of the run before, after its trades where it traded, and the table they stand in."""
+def _previous(folder: str | None) -> tuple[StressTerms, list[Source]]:
+    """Risk tiers and volatilities of the run before, after its trades where it traded, and the table they stand in."""
     if folder is None:
-        return {}, []
+        return StressTerms(), []
     summary, source = read_run_table(Path(folder), "portfolio_summary", "stress", "rebalance")
-    ordered = summary.drop_nulls("risk_tier").sort("portfolio_id", "stage", descending=[False, True])
-    return dict(ordered.select("portfolio_id", "risk_tier").iter_rows()), [source]
+    # The last stage counts: after the trades where there were any.
+    ordered = summary.sort("portfolio_id", "stage", descending=[False, True])
+    tiers, risk = (
+        dict(ordered.drop_nulls(name).select("portfolio_id", name).iter_rows()) for name in ("risk_tier", "volatility")
+    )
+    return StressTerms(previous=tiers, risk_before=risk), [source]
 
 
 def _scenario_files(texts: dict[str, str]) -> list[Source]:

@@ -424,7 +424,9 @@ def with_limit(loaded: LoadedUniverse, book: str, turnover: float = 1.0, **limit
     """One bundled book under a limit on the shortfall over the tree."""
     name = dict(loaded.portfolios.select("portfolio_id", "mandate_id").iter_rows())[book]
     words = loaded.mandates[name].model_dump()
-    limits = {**words["limits"], "turnover": turnover, "shortfall": ({"scenario": TREE, **limit},)}
+    holds = {**words["limits"]["priorities"], "shortfall": 0}
+    tail = ({"scenario": TREE, **limit},)
+    limits = {**words["limits"], "turnover": turnover, "shortfall": tail, "priorities": holds}
     changed = Mandate.model_validate({**words, "limits": limits, "lots": {"round": "none"}})
     return replace(loaded, mandates={**loaded.mandates, name: changed}).only([book])
 

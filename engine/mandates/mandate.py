@@ -276,6 +276,7 @@ class LimitSet(Strict):
         singular |= {key: key.removesuffix("s") for key in ("factors", "active_factors")}
         named: dict[str, tuple[str, ...]] = {kind: tuple(getattr(self, key)) for key, kind in singular.items()}
         named["stress"] = tuple(budget.scenario for budget in self.stress)
+        named["shortfall"] = tuple(limit.scenario for limit in self.shortfall)
         check_priorities(self.priorities, named)
         return self
 

@@ -25,12 +25,16 @@ KINDS: Final = {
     "factors": "factor",
     "active_factors": "active_factor",
     "tracking_error": "tracking_error",
+    "gross": "gross",
+    "net": "net",
     "stress": "stress",
+    "shortfall": "shortfall",
 }
 """Kind of limit, as its id begins, by the key of a mandate."""
 
 DEFAULTS: Final = {
     "stress": 1,
+    "shortfall": 1,
     "tracking_error": 2,
     "tier": 3,
     "active_tier": 3,
@@ -42,8 +46,12 @@ DEFAULTS: Final = {
 }
 """Priority by the beginning of a limit's id where the mandate says nothing; what is not here is 0."""
 
-GIVES_WAY: Final = frozenset({*(key.split(":")[0] for key in DEFAULTS), "weight"})
+GIVES_WAY: Final = frozenset({*(key.split(":")[0] for key in DEFAULTS), "weight", "gross", "net"})
 """Kinds that a mandate may give another priority than 0; the others always hold."""
+
+
+SIDES: Final = ("cash:max", "net:max", "net:min")
+"""Limits with a side of their own that no key of a mandate names."""
 
 
 def priority_of(limit_id: str, stated: Mapping[str, int]) -> int:
@@ -77,9 +85,12 @@ def check_priorities(stated: Mapping[str, int], keys: Mapping[str, Collection[st
     """
     for key, priority in stated.items():
         kind, *rest = key.split(":")
-        known = (*KINDS, *(f"{own}:{name}" for own, names in keys.items() for name in names), "cash:max")
+        known = (*KINDS, *(f"{own}:{name}" for own, names in keys.items() for name in names), *SIDES)
         is_limit = key in known or (bool(rest) and f"{kind}:{rest[0]}" in known and rest[1:] in (["max"], ["min"]))
-        if not is_limit and key != "stress:" + ":".join(rest[:1]) + ":active":
+        active = (
+            kind in ("stress", "shortfall") and f"{kind}:{rest[0] if rest else ''}" in known and rest[1:] == ["active"]
+        )
+        if not is_limit and not active:
             raise ValueError(f"priorities: no limit {key!r}{suggestion(key, known)}")
         if priority != 0 and KINDS.get(kind, kind) not in GIVES_WAY:
             raise ValueError(f"priorities: {key} always holds; its priority is 0 and may not be {priority}")

@@ -105,9 +105,9 @@ def find_conflict(problem: Problem, programs: RelaxPrograms, court: Court) -> Co
     sums = [name for name in (BUDGET, *sorted(problem.row_ids), TURNOVER) if priority(name) == 0]
     if problem.tracking_error is not None and priority(TRACKING_ERROR) == 0:
         sums.append(TRACKING_ERROR)
-    if problem.gross is not None:
+    if problem.gross is not None and priority(GROSS) == 0:
         sums.append(GROSS)
-    sums += [cone.limit_id for cone in problem.cones]
+    sums += [cone.limit_id for cone in problem.cones if priority(cone.limit_id) == 0]
     stated = [kind for kind in NAME_KINDS if priority(kind) == 0]
     everything = (*stated, *sums)
     kept, proof = everything, _prove(everything, problem, programs, court)
@@ -158,7 +158,9 @@ def without(mandate: Mandate, kinds: Iterable[str]) -> Mandate:
     change: dict[str, Any] = {}
     for kind in kinds:
         if kind == "weight":
-            change |= {"weights": dict.fromkeys(limits.weights, Band()), "max_weight": 1.0}
+            # What may be short stays so: without the limit no name may have less room than with it.
+            bands = {name: Band(min=min(band.min, 0.0)) for name, band in limits.weights.items()}
+            change |= {"weights": bands, "max_weight": 1.0}
         elif kind == "active_weight":
             change |= {"active_weights": dict.fromkeys(limits.active_weights, ActiveBand()), "max_active_weight": 1.0}
         elif kind == "participation":

@@ -12,7 +12,7 @@ from engine.mandates.mandate import Band
 from engine.rebalance.attempt import Attempt
 from engine.rebalance.conflict import Conflict, Court, Member, desk_bound, find_conflict, without
 from engine.rebalance.evidence import Claim
-from engine.rebalance.problem import TRACKING_ERROR, Problem
+from engine.rebalance.problem import GROSS, TRACKING_ERROR, Problem
 from engine.rebalance.relax_program import LEVELS, RelaxedAnswer, RelaxPrograms, Slack, limit_ids
 from engine.rebalance.relaxed_certificate import LOTS, LevelProof, Relaxation, with_room
 from engine.rebalance.solve import Answer, Judge, Programs, repairs, solve_problem
@@ -144,13 +144,16 @@ def _choose(problem: Problem, tools: Tools, court: Court) -> _Limits:
     hard = court.state(without(court.mandate, [WEIGHT])) if weight_level else problem
     names = problem.names.labels
     if weight_level:
-        bands = [limits.weights.get(name, Band(max=limits.max_weight)) for name in names]
+        bands = [limits.weights.get(name, Band(min=-limits.max_short, max=limits.max_weight)) for name in names]
         lower, upper = np.array([band.min for band in bands]), np.array([band.max for band in bands])
     else:
         lower, upper = hard.lower, hard.upper
     ids = [name for name in problem.row_ids if limits.priority(name)]
     if problem.tracking_error is not None and limits.priority(TRACKING_ERROR):
         ids.append(TRACKING_ERROR)
+    if problem.gross is not None and limits.priority(GROSS):
+        ids.append(GROSS)
+    ids += [limit.limit_id for limit in problem.shortfalls if limits.priority(limit.limit_id)]
     soft = float(weight_level > 0)
     now = _Limits(
         hard=hard,
@@ -269,13 +272,15 @@ def _proof(limits: _Limits, found: RelaxedAnswer, held: Mapping[int, float]) -> 
 
 
 def missed(problem: Problem, weights: Float[np.ndarray, " n_names"]) -> dict[str, float]:
-    """By how much weights miss each row and the tracking error; below 0 what is left."""
+    """By how much weights miss each limit that is a sum; below 0 what is left."""
     found = dict(zip(problem.row_ids, (problem.rows @ weights - problem.bounds).tolist(), strict=True))
     if problem.tracking_error is not None:
         active = weights - problem.benchmark
         variance = float(((problem.root.T @ active) ** 2).sum() + problem.specific @ active**2)
         found[TRACKING_ERROR] = float(np.sqrt(variance)) - problem.tracking_error
-    return found
+    if problem.gross is not None:
+        found[GROSS] = float(np.abs(weights).sum()) - problem.gross
+    return found | {limit.limit_id: limit.used(weights) - limit.bound for limit in problem.shortfalls}
 
 
 def _roomy(problem: Problem, amounts: Mapping[str, float]) -> dict[str, float]:
@@ -297,5 +302,7 @@ def widen(problem: Problem, hard: Problem, amounts: Mapping[str, float]) -> Prob
         lower=np.where(low > 0.0, np.maximum(hard.lower, problem.lower - low), problem.lower),
         upper=np.where(high > 0.0, np.minimum(hard.upper, problem.upper + high), problem.upper),
         bounds=problem.bounds + np.array([amounts.get(name, 0.0) for name in problem.row_ids]),
+        gross=None if problem.gross is None else problem.gross + amounts.get(GROSS, 0.0),
         tracking_error=None if cap is None else cap + amounts.get(TRACKING_ERROR, 0.0),
+        shortfalls=tuple(replace(one, bound=one.bound + amounts.get(one.limit_id, 0.0)) for one in problem.shortfalls),
     )

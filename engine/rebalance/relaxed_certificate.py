@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Float
 
 from engine.conventions import FEASIBILITY
-from engine.mandates.mandate import Band, Mandate
+from engine.mandates.mandate import Band, LimitSet, Mandate
 from engine.rebalance.bound import SQUARED_ERROR, UNIT, active_variance, lower_bound
 from engine.rebalance.certificate import LARGEST, Verdict, judge_case
-from engine.rebalance.cone_bounds import read_cones
+from engine.rebalance.cone_bounds import Cones, read_cones
 from engine.rebalance.evidence import Case, Claim, Evidence, assemble
 
 ABSOLUTE: Final = 1e-8
@@ -26,8 +26,7 @@ LEVELS: Final = (1, 2, 3, 4, 5)
 
 WEIGHT: Final = "weight"
 TRACKING_ERROR: Final = "tracking_error"
-
-WIDE: Final = Band(min=0.0, max=1.0)
+GROSS: Final = "gross"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ class Relaxation:
 
 @dataclass(frozen=True, slots=True)
 class _Soft:
-    """A limit that may give way: ``row'x <= bound`` and the most it may be missed by."""
+    """A limit that may give way: ``row'x <= bound`` (``sum |x|`` of the gross), and the most it may be missed by."""
 
     limit_id: str
     level: int
@@ -91,8 +90,10 @@ def certify_relaxed(
     (level 0) shows that this leaves no answer may a limit be missed by more, up to what the box allows. A unit
     of every limit counts alike: a point of NAV, of volatility a year, of exposure. A cap on the tracking
     error enters by its square as in ``certify``; where it gives way beside others of its level, or its level is
-    held, it is cut by ``r'(x - xb) <= te``, ``r = Sigma a / sqrt(a'Sigma a)``, which it implies. A level whose
-    least is above 0 proves that not all limits can be kept; without one nothing may give way.
+    held, it is cut by ``r'(x - xb) <= te``, ``r = Sigma a / sqrt(a'Sigma a)``, which it implies. An expected
+    shortfall that gives way by ``e`` implies the row of ``read_cones``, wider by ``e``; the gross enters as in
+    ``certify``. A level whose least is above 0 proves that not all limits can be kept;
+    without one nothing may give way.
 
     Args:
         evidence: From ``gather_evidence``.
@@ -116,19 +117,25 @@ def certify_relaxed(
         return _refused(f"{(wrong or strangers or ['weights that are not numbers'])[0]} may not be so")
     given = amounts
     if room > 0.0:
-        today = _breaches(_loosened(evidence, inputs, claim), inputs["mandate"])
+        today = _breaches(evidence, inputs, _loosened(evidence, inputs, claim))
         given = {name: with_room(amount, today.get(name, 0.0), min(room, LOTS)) for name, amount in amounts.items()}
     case = assemble(evidence, **{**inputs, "mandate": _widened(inputs["mandate"], given)}, claim=claim)
+    cones = read_cones(evidence, case, inputs["mandate"], claim, benchmarked=inputs["benchmark"] is not None)
     known = {name for name, _, _ in case.rows} | {f"{WEIGHT}:{name}:{side}" for name in case.names for side in _SIDES}
+    known |= {*cones.violation, *([GROSS] if case.gross is not None else [])}
     if stranger := sorted({*amounts} - known - ({TRACKING_ERROR} if case.tracking_error is not None else set())):
         return _refused(f"{stranger[0]} is no limit")
     wide = replace(
         case,
         rows=[(name, row, bound + given.get(name, 0.0)) for name, row, bound in case.rows],
         tracking_error=None if case.tracking_error is None else case.tracking_error + given.get(TRACKING_ERROR, 0.0),
+        gross=None if case.gross is None else case.gross + given.get(GROSS, 0.0),
     )
-    benchmarked = inputs["benchmark"] is not None
-    verdict = judge_case(wide, claim, read_cones(evidence, wide, inputs["mandate"], claim, benchmarked=benchmarked))
+    wider = Cones(
+        [(name, row, bound + given.get(name, 0.0)) for name, row, bound in cones.rows],
+        {name: over - given.get(name, 0.0) for name, over in cones.violation.items()},
+    )
+    verdict = judge_case(wide, claim, wider)
     fault = _unproven(evidence, inputs, claim, relaxation)
     return verdict if fault is None else replace(verdict, accepted=False, worst_limit=fault)
 
@@ -154,9 +161,10 @@ def _widened(mandate: Mandate, amounts: Mapping[str, float]) -> Mandate:
         name, _, side = rest.rpartition(":")
         if kind != WEIGHT:
             continue
-        band = bands.get(name, Band(max=limits.max_weight))
+        band = bands.get(name, _plain_band(limits))
+        least = min(band.min, 0.0)
         low, high = (band.min, band.max + amount) if side == "max" else (band.min - amount, band.max)
-        bands[name] = Band(min=max(low, 0.0), max=min(high, 1.0))
+        bands[name] = Band(min=max(low, least), max=min(high, 1.0))
     return mandate.model_copy(update={"limits": limits.model_copy(update={"weights": bands})})
 
 
@@ -167,18 +175,19 @@ def _unproven(evidence: Evidence, inputs: Mapping[str, Any], claim: Claim, relax
     loose = _loosened(evidence, inputs, claim)
 
     def implied(proof: LevelProof) -> Case:
-        # Limits that are no rows must hold: each implies a row at the proof's own weights and multipliers.
+        # Each limit that is no row implies one at the proof's own weights and multipliers.
         at = replace(loose, x=np.array([proof.weights.get(name, 0.0) for name in loose.names]))
         guess = Claim(proof.weights, proof.duals)
         cones = read_cones(evidence, at, mandate, guess, benchmarked=inputs["benchmark"] is not None)
         return replace(at, rows=[*at.rows, *cones.rows])
 
-    breaches = _breaches(loose, mandate)
+    breaches = _breaches(evidence, inputs, loose)
     worse = any(amount > breaches.get(name, 0.0) + FEASIBILITY for name, amount in amounts.items())
     if worse:
         proof = relaxation.proofs.get(0)
-        if proof is None or not _least(implied(proof), mandate, proof, 0, {}, worse=False) > 0.0:
+        if proof is None or not _least(implied(proof), mandate, proof, (0, {}), breaches) > 0.0:
             return "a limit got worse without proof that it had to"
+    most = None if worse else breaches
     totals = {
         level: math.fsum(amount for name, amount in amounts.items() if limits.priority(name) == level)
         for level in LEVELS
@@ -188,7 +197,7 @@ def _unproven(evidence: Evidence, inputs: Mapping[str, Any], claim: Claim, relax
         if total == 0.0:
             continue
         proof = relaxation.proofs.get(level)
-        least = -math.inf if proof is None else _least(implied(proof), mandate, proof, level, totals, worse=worse)
+        least = -math.inf if proof is None else _least(implied(proof), mandate, proof, (level, totals), most)
         if not total - least <= _allowed(total):
             return f"priority {level} gave way by {total:.3g}, proven are {least:.3g}"
         needed |= least > 0.0
@@ -200,37 +209,54 @@ def _loosened(evidence: Evidence, inputs: Mapping[str, Any], claim: Claim) -> Ca
     mandate: Mandate = inputs["mandate"]
     limits = mandate.limits
     if limits.priority(WEIGHT) > 0:
-        bands = dict.fromkeys(limits.weights, WIDE)
+        bands = {name: Band(min=min(band.min, 0.0)) for name, band in limits.weights.items()}
         mandate = mandate.model_copy(update={"limits": limits.model_copy(update={"weights": bands, "max_weight": 1.0})})
     return assemble(evidence, **{**inputs, "mandate": mandate}, claim=claim)
 
 
-def _breaches(loose: Case, mandate: Mandate) -> dict[str, float]:
+def _plain_band(limits: LimitSet) -> Band:
+    """The bounds of a name that has none of its own."""
+    return Band(min=-limits.max_short, max=limits.max_weight)
+
+
+def _breaches(evidence: Evidence, inputs: Mapping[str, Any], loose: Case) -> dict[str, float]:
     """By how much each limit that may give way is missed today; limits that are kept are absent."""
-    return {soft.limit_id: soft.most for soft in _soft(loose, mandate, loose.start, worse=False) if soft.most > 0.0}
+    mandate: Mandate = inputs["mandate"]
+    today = replace(loose, x=loose.start)
+    cones = read_cones(evidence, today, mandate, Claim({}, {}), benchmarked=inputs["benchmark"] is not None)
+    missed = dict(cones.violation)
+    if loose.gross is not None:
+        missed[GROSS] = math.fsum(np.abs(loose.start)) - loose.gross
+    if loose.tracking_error is not None:
+        variance = active_variance(loose, loose.start - loose.benchmark)
+        missed[TRACKING_ERROR] = math.sqrt(max(variance, 0.0)) - loose.tracking_error
+    for one in _soft(loose, mandate, loose.start, None):
+        missed.setdefault(one.limit_id, math.fsum(one.row * loose.start) - one.bound)
+    return {name: over for name, over in missed.items() if over > 0.0 and mandate.limits.priority(name) > 0}
 
 
-def _soft(loose: Case, mandate: Mandate, at: Float[np.ndarray, " n"], *, worse: bool) -> list[_Soft]:
-    """Every limit that may give way, the tracking error cut at weights ``at``."""
-    priority = mandate.limits.priority
+def _soft(loose: Case, mandate: Mandate, at: Float[np.ndarray, " n"], today: Mapping[str, float] | None) -> list[_Soft]:
+    """Every limit that may give way, the tracking error cut at ``at``: as far as today, or as the box allows."""
+    limits = mandate.limits
     found: list[_Soft] = []
 
-    def add(limit_id: str, row: Float[np.ndarray, " n"], bound: float, today: float) -> None:
-        widest = math.fsum(np.maximum(row * loose.lower, row * loose.upper)) - bound
-        found.append(_Soft(limit_id, priority(limit_id), row, bound, max(widest if worse else today, 0.0)))
+    def add(limit_id: str, row: Float[np.ndarray, " n"], bound: float, widest: float) -> None:
+        most = max(widest - bound, 0.0) if today is None else today.get(limit_id, 0.0)
+        found.append(_Soft(limit_id, limits.priority(limit_id), row, bound, most))
 
-    for limit_id, row, bound in loose.rows:
-        if priority(limit_id) > 0:
-            add(limit_id, row, bound, math.fsum(row * loose.start) - bound)
-    if loose.tracking_error is not None and priority(TRACKING_ERROR) > 0:
-        today = math.sqrt(max(active_variance(loose, loose.start - loose.benchmark), 0.0)) - loose.tracking_error
-        add(TRACKING_ERROR, *_cut(loose, at), today)
-    if priority(WEIGHT) > 0:
-        limits = mandate.limits
+    rows = list(loose.rows)
+    if loose.tracking_error is not None:
+        rows.append((TRACKING_ERROR, *_cut(loose, at)))
+    if limits.priority(WEIGHT) > 0:
         for i, name in enumerate(loose.names):
-            band, unit = limits.weights.get(name, Band(max=limits.max_weight)), np.eye(1, len(loose.names), i)[0]
-            add(f"{WEIGHT}:{name}:max", unit, band.max, float(loose.start[i]) - band.max)
-            add(f"{WEIGHT}:{name}:min", -unit, -band.min, band.min - float(loose.start[i]))
+            band, unit = limits.weights.get(name, _plain_band(limits)), np.eye(1, len(loose.names), i)[0]
+            rows += [(f"{WEIGHT}:{name}:max", unit, band.max), (f"{WEIGHT}:{name}:min", -unit, -band.min)]
+    for limit_id, row, bound in rows:
+        if limits.priority(limit_id) > 0:
+            add(limit_id, row, bound, math.fsum(np.maximum(row * loose.lower, row * loose.upper)))
+    if loose.gross is not None and limits.priority(GROSS) > 0:
+        widest = math.fsum(np.maximum(np.abs(loose.lower), np.abs(loose.upper)))
+        add(GROSS, np.zeros(len(loose.names)), loose.gross, widest)
     return found
 
 
@@ -254,14 +280,20 @@ def _cut(case: Case, at: Float[np.ndarray, " n"]) -> tuple[Float[np.ndarray, " n
 
 
 def _least(
-    loose: Case, mandate: Mandate, proof: LevelProof, level: int, totals: Mapping[int, float], *, worse: bool
+    loose: Case,
+    mandate: Mandate,
+    proof: LevelProof,
+    levels: tuple[int, Mapping[int, float]],
+    today: Mapping[str, float] | None,
 ) -> float:
     """A proven lower bound of what a level must give way by in all; of level 0, of a conflict with today's breaches."""
+    level, totals = levels
     at = np.array([proof.weights.get(name, 0.0) for name in loose.names])
-    soft = _soft(loose, mandate, at, worse=worse)
+    soft = _soft(loose, mandate, at, today)
+    gross = loose.gross
     lower, upper = loose.lower.copy(), loose.upper.copy()
     rows = [(name, row, bound) for name, row, bound in loose.rows if mandate.limits.priority(name) == 0]
-    cap, alone = _cap(loose, soft, level, totals)
+    cap, alone = _cap(loose, soft, levels, worse=today is None)
     if cap is not None:
         soft = [one for one in soft if one.limit_id != TRACKING_ERROR]
     place = {name: i for i, name in enumerate(loose.names)}
@@ -279,13 +311,16 @@ def _least(
                 lower[i] = max(lower[i], -one.bound - room)
             bounds.pop(one.limit_id)
             continue
-        rows.append((one.limit_id, one.row, one.bound + room))
+        if one.limit_id == GROSS:
+            gross = one.bound + room
+        else:
+            rows.append((one.limit_id, one.row, one.bound + room))
         if holds or later:
             bounds.pop(one.limit_id)
     if (lower > upper + FEASIBILITY).any():
         # Of level 0 a conflict; of another it says nothing, for the answer itself is inside.
         return math.inf if level == 0 else -math.inf
-    case = replace(loose, lower=lower, upper=np.maximum(lower, upper), rows=rows, tracking_error=cap)
+    case = replace(loose, lower=lower, upper=np.maximum(lower, upper), rows=rows, gross=gross, tracking_error=cap)
     least = max(
         _bound(case, duals, at, list(bounds.values()), (level, proof.held, totals)) for duals in _guesses(proof.duals)
     )
@@ -298,19 +333,25 @@ def _allowed(total: float) -> float:
     return max(ABSOLUTE, RELATIVE * total)
 
 
-def _cap(loose: Case, soft: list[_Soft], level: int, totals: Mapping[int, float]) -> tuple[float | None, bool]:
+def _cap(
+    loose: Case, soft: list[_Soft], levels: tuple[int, Mapping[int, float]], *, worse: bool
+) -> tuple[float | None, bool]:
     """The cap on the tracking error where its square is in the bound, and whether it is what the level is about.
 
     A cap that holds, or that gives way later and then by no more than it may, is exact as it is. One
     that gives way alone in its level gives way by the least if a cap a little below the claim conflicts.
-    Where it shares its level with others, or its level is held, its cut stands for it.
+    Where it shares its level with others, its level is held, or it may get worse later, its cut stands for
+    it: what the cut can be missed by is no bound on what the cap can be.
     """
+    level, totals = levels
     if loose.tracking_error is None:
         return None, False
     own = next((one for one in soft if one.limit_id == TRACKING_ERROR), None)
     if own is None:
         return loose.tracking_error, False
     if level == 0 or own.level > level:
+        if worse:
+            return None, False
         return loose.tracking_error + own.most, False
     others = any(one.level == level and one.most > 0.0 for one in soft if one is not own)
     if own.level == level and not others:

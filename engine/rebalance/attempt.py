@@ -1,12 +1,16 @@
 """What is asked of a solver and what it says: the nouns that every program shares."""
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
 from engine.rebalance.problem import Problem
+
+
+FINER: Final = 1e-2
+"""How much smaller the tolerance is of a program with second-order cones."""
 
 
 @dataclass(frozen=True, slots=True)

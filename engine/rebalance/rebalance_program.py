@@ -6,13 +6,10 @@ from typing import Any, Final
 import cvxpy as cp
 import numpy as np
 
-from engine.rebalance.attempt import Attempt, RawAnswer
+from engine.rebalance.attempt import FINER, Attempt, RawAnswer
 from engine.rebalance.cone_program import ConeBlock
 from engine.rebalance.problem import BUDGET, GROSS, TRACKING_ERROR, TURNOVER, Problem
 from engine.rebalance.shape import Shape
-
-FINER: Final = 1e-2
-"""How much smaller the tolerance is of a program with second-order cones."""
 
 SCS_TOLERANCE: Final = 1e-9
 """What a first-order solver is asked for; the certificate judges what comes."""

@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Float
 
+from engine.rebalance.attempt import FINER
 from engine.rebalance.problem import BUDGET, GROSS, TRACKING_ERROR, TURNOVER, Problem
 from engine.rebalance.shape import Shape, shape_of
 
@@ -143,7 +144,8 @@ class RelaxProgram:
         self._load_slack(problem, slack)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            options = {"tol_gap_abs": TOLERANCE, "tol_gap_rel": TOLERANCE, "tol_feas": TOLERANCE}
+            tolerance = TOLERANCE * (FINER if self.cones.margins or self.capped else 1.0)
+            options = {"tol_gap_abs": tolerance, "tol_gap_rel": tolerance, "tol_feas": tolerance}
             try:
                 self.problem.solve(solver="CLARABEL", warm_start=False, max_iter=200, max_threads=1, **options)
             except (SolverError, ValueError, ZeroDivisionError, MemoryError):

@@ -1,5 +1,6 @@
 """Books whose scenarios have leaves and horizons, for the limits that are no rows."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -73,10 +74,12 @@ def dense_optimum(problem: Problem, x: cp.Variable, cones: list[cp.Constraint]) 
         *cones,
     ]
     program = cp.Problem(cp.Minimize(problem.aversion / 2 * risk + problem.costs @ moved / problem.years), limits)
-    with warnings.catch_warnings():
-        # Clarabel may stop short of 1e-11 and say so; the status below tells its own looser limits, about 1e-5
-        # at worst, and what compares with this value has a tolerance of its own.
-        warnings.simplefilter("ignore", UserWarning)
-        program.solve(solver=cp.CLARABEL, tol_gap_abs=1e-11, tol_gap_rel=1e-11, tol_feas=1e-11)
-    assert program.status in ("optimal", "optimal_inaccurate")
+    for tolerance in (1e-11, 1e-10):
+        # Clarabel stops short of the first for some books, and says so.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            program.solve(solver=cp.CLARABEL, tol_gap_abs=tolerance, tol_gap_rel=tolerance, tol_feas=tolerance)
+        if program.status == "optimal":
+            break
+    assert program.status == "optimal"
     return float(program.value), np.asarray(x.value)

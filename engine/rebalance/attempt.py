@@ -8,7 +8,6 @@ from jaxtyping import Float
 
 from engine.rebalance.problem import Problem
 
-
 FINER: Final = 1e-2
 """How much smaller the tolerance is of a program with second-order cones."""
 

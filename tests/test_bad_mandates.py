@@ -8,10 +8,13 @@ import pytest
 from test_mandates import FULL, HEAD
 from test_stories import Captured, ran
 
-from engine.api.mandating import Rules, check_mandates, load_rules
+from engine.api.mandating import Rules, check_mandates, load_rules, show_rules
 from engine.cli.main import run
 from engine.documents import MAX_CHARACTERS
 from engine.errors import ConfigurationError
+from engine.mandates.costs import Costs
+from engine.mandates.lots import Lots
+from engine.mandates.mandate import LimitSet, Mandate
 
 PLACE = re.compile(r"^(engine: )?[^\n:]*m\.yaml:[1-9]\d*:[1-9]\d*: \S")
 
@@ -152,6 +155,48 @@ def test_a_horizon_that_differs_stops_a_rebalance_with_its_place(folder: Path, c
 
 SOUND = FULL.replace("id: full", "id: m")
 
+EVERY_KEY = """\
+id: m
+title: Every key that a mandate knows
+version: 2.0.0
+objective: mean_variance
+risk_aversion: 5
+alpha: {NVDA: 0.02, AGG: -0.01}
+limits:
+  max_weight: 0.15
+  weights: {AGG: {min: 0.0, max: 0.6}}
+  max_short: 0.05
+  gross: 1.5
+  net: {min: 0.5, max: 1.1}
+  max_active_weight: 0.1
+  active_weights: {NVDA: {min: -0.05, max: 0.05}}
+  turnover: 0.30
+  participation: {max_share: 0.1, unknown_volume: allow}
+  tracking_error: 0.06
+  cash: {min: 0.01, max: 0.10}
+  tiers: {ai_semis: {max: 0.35}}
+  active_tiers: {software: {min: -0.1, max: 0.1}}
+  sectors: {Utilities: {max: 0.2}}
+  active_sectors: {Energy: {min: -0.1, max: 0.1}}
+  factors: {market: {min: 0.2, max: 1.4}}
+  active_factors: {ai_semis: {min: -0.2, max: 0.2}}
+  stress:
+    - {scenario: deepseek, max_loss: 0.07, kind: absolute, horizon_days: 1, robust: 0.9}
+    - {scenario: overreaction, max_loss: 0.1, kind: active}
+  shortfall:
+    - {scenario: deepseek_tree, level: 0.9, max_loss: 0.2}
+  excluded: [TSLA]
+  no_buy: [AMD]
+  no_sell: [MSFT]
+  frozen: [GOOGL]
+  priorities: {tiers: 2, cash: 0}
+costs:
+  {half_spread_bps: 10, holding_years: 0.5, impact: 1, unknown_volume_base: 5.0e+5, borrow_bps: 50,
+   borrow_bps_of: {TSLA: 300}}
+lots: {round: lots, min_trade: 0.001, min_position: 0.002, exact: false}
+buy_list: [NVDA, AGG]
+"""
+
 PIECES = (
     ".nan", "-.inf", "1e999", "-1", "1e308", "'0.1'", "null", "[]", "{}", "&a 1", "*a", "!!int 3", "<<: {a: 1}",
     "\t", ": ", "- ", "{", "]", "\"", "'", "#", "|", "%YAML 1.1", "---", "...", "0x1F", "2025-13-01", "yes", "~",
@@ -184,11 +229,21 @@ def spoilt(text: str, rng: random.Random) -> str:
 
 def check_generated(rules: Rules, seed: int) -> bool:
     """True where the text is refused; then every fault has its place."""
-    text = spoilt(SOUND, random.Random(seed))  # noqa: S311 - faults, not secrets
+    text = spoilt((SOUND, EVERY_KEY)[seed % 2], random.Random(seed))  # noqa: S311 - faults, not secrets
     (faults,) = check_mandates(rules.with_texts({"m.yaml": text}), ["m"]).values()
     for fault in faults:
         assert re.match(r"m\.yaml:[1-9]\d*:[1-9]\d*: \S", fault), (seed, fault)
     return bool(faults)
+
+
+def test_the_mandates_that_are_spoilt_are_sound_and_say_every_key(rules: Rules) -> None:
+    for text in (SOUND, EVERY_KEY):
+        assert check_mandates(rules.with_texts({"m.yaml": text}), ["m"]) == {"m": ()}
+    mandate = show_rules(rules.with_texts({"m.yaml": EVERY_KEY}), "m")[0]
+    assert mandate.model_fields_set == set(Mandate.model_fields)
+    assert mandate.limits.model_fields_set == set(LimitSet.model_fields)
+    assert mandate.costs.model_fields_set == set(Costs.model_fields)
+    assert mandate.lots.model_fields_set == set(Lots.model_fields)
 
 
 def test_two_hundred_generated_mandates_are_read_or_refused_with_their_places(rules: Rules) -> None:

@@ -18,6 +18,7 @@ from engine.book.breaches import gave_way, why_not
 from engine.mandates.mandate import Mandate
 from engine.rebalance.certificate import Verdict, prove_infeasible
 from engine.rebalance.conflict import NAME_KINDS, Court, without
+from engine.rebalance.cure_certificate import prove_cure
 from engine.rebalance.evidence import Claim
 from engine.rebalance.problem import Problem, state_problem
 from engine.rebalance.relax import Settlement, Tools, missed, settle
@@ -45,6 +46,9 @@ def court_of(book: Book) -> Court:
         ),
         refute=lambda claim, mandate: prove_infeasible(
             book.evidence, **{**book.inputs, "mandate": mandate}, claim=claim
+        ),
+        bracket=lambda chosen, cure, claim: prove_cure(
+            book.evidence, inputs=book.inputs, chosen=chosen, cure=cure, claim=claim
         ),
     )
 

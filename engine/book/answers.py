@@ -299,7 +299,11 @@ def conflict_table(conflicts: Mapping[str, Conflict]) -> pl.DataFrame:
             "names": ", ".join(member.names) or None,
             "bound": member.bound,
             "cure": member.cure,
+            "cure_least": member.proven.least,
+            "cure_enough": member.proven.enough,
             "common": member.common,
+            "common_least": member.common_proven.least,
+            "common_enough": member.common_proven.enough,
             "multiplier": member.multiplier,
         }
         for book, conflict in conflicts.items()

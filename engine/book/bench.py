@@ -22,6 +22,7 @@ from engine.mandates.mandate import Mandate
 from engine.rebalance.certificate import certifier, prove_infeasible
 from engine.rebalance.cones import Tree
 from engine.rebalance.conflict import Conflict, Court
+from engine.rebalance.cure_certificate import prove_cure
 from engine.rebalance.evidence import Evidence, gather_evidence, with_scenarios
 from engine.rebalance.problem import Problem, Terms, state_problem
 from engine.rebalance.published import Listing, gather_listing
@@ -272,6 +273,9 @@ def _settle(case: _Case, desk: _Desk) -> tuple[Problem, Answer, Conflict | None]
         state=lambda mandate: _state(case, desk, mandate),
         certify=lambda claim, why: certify_relaxed(desk.evidence, inputs=inputs, claim=claim, relaxation=why),
         refute=lambda claim, mandate: prove_infeasible(desk.evidence, **{**inputs, "mandate": mandate}, claim=claim),
+        bracket=lambda chosen, cure, claim: prove_cure(
+            desk.evidence, inputs=inputs, chosen=chosen, cure=cure, claim=claim
+        ),
     )
     settlement = settle(problem, answer, desk.tools, court)
     found, wide = settlement.answer, settlement.problem

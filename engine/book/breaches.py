@@ -78,9 +78,16 @@ def _words(conflict: Conflict) -> str:
         start = f"{told[0]} cannot be kept"
     else:
         start = f"{', '.join(told[:-1])} and {told[-1]} cannot {'both' if len(told) == 2 else 'all'} be kept"
-    cures = [_cure(member) for member in conflict.members if member.cure is not None]
-    end = f"{' or '.join(cures)} would do" if cures else "no change of one of them alone would do"
-    common = conflict.members[0].common if conflict.members else None
+    cures = [_cure(member, member.proven.enough) for member in conflict.members if member.proven.enough is not None]
+    doubtful = [
+        _cure(member, member.cure)
+        for member in conflict.members
+        if member.cure is not None and member.proven.enough is None
+    ]
+    ends = [f"{' or '.join(cures)} would do"] if cures else []
+    ends += [f"{' or '.join(doubtful)} may do, not proven"] if doubtful else []
+    end = "; ".join(ends) or "no change of one of them alone was found that would do"
+    common = conflict.members[0].common_proven.enough if conflict.members else None
     together = (
         f"; so would {100.0 * _enough(common):.2f} % more of each" if common is not None and len(told) > 1 else ""
     )
@@ -97,8 +104,7 @@ def _limit(member: Member) -> str:
     )
 
 
-def _cure(member: Member) -> str:
-    cure = member.cure or 0.0
+def _cure(member: Member, cure: float) -> str:
     if member.bound is None:
         return f"{100.0 * _enough(cure):.2f} % more room in {KINDS.get(member.limit_id, member.limit_id)}"
     moved = -_enough(cure - member.bound) if member.limit_id.endswith(":min") else _enough(member.bound + cure)

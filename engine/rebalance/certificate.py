@@ -157,7 +157,17 @@ def prove_infeasible(
     that leave a name no weight at all are missed, one of them, by half of what lies between them.
     """
     case = assemble(evidence, holdings, nav, benchmark, mandate, claim)
-    cones = read_cones(evidence, case, mandate, claim, benchmarked=benchmark is not None)
+    return refute_case(case, read_cones(evidence, case, mandate, claim, benchmarked=benchmark is not None), claim)
+
+
+def refute_case(case: Case, cones: Cones, claim: Claim) -> float:
+    """How much the limits of a case that was read anew conflict: what ``prove_infeasible`` proves.
+
+    Args:
+        case: From ``assemble``; limits may be moved in it.
+        cones: Its limits that are no rows.
+        claim: The multipliers.
+    """
     case = replace(case, rows=[*case.rows, *cones.rows])
     apart = float((case.lower - case.upper).max(initial=0.0))
     if apart > FEASIBILITY:

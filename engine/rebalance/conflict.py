@@ -10,6 +10,7 @@ from engine.conventions import FEASIBILITY
 from engine.mandates.mandate import ActiveBand, Band, Mandate
 from engine.rebalance.certificate import Verdict
 from engine.rebalance.cones import LEAF
+from engine.rebalance.cure_certificate import Bracket
 from engine.rebalance.evidence import Claim
 from engine.rebalance.problem import ACTIVE, BUDGET, GROSS, TRACKING_ERROR, TURNOVER, Problem
 from engine.rebalance.relax_program import RelaxedAnswer, RelaxPrograms, Slack, limit_ids
@@ -20,6 +21,8 @@ NAME_KINDS: Final = ("participation", "no_buy", "no_sell", "frozen", "excluded",
 
 FREE: Final = 100.0
 """A limit that gives way by so much does not bind: no weight, exposure or turnover is as large."""
+
+UNPROVEN: Final = Bracket(None, None)
 
 MATTERS: Final = 1e-4
 """A name whose bound has less than this share of the largest multiplier is not told."""
@@ -34,12 +37,14 @@ class Court:
         state: The program under a mandate that leaves limits out.
         certify: The certificate of an answer for which limits gave way.
         refute: The infeasibility proof under a mandate that leaves limits out.
+        bracket: What is proven of a cure: the limits that give way, by how much, and the claim.
     """
 
     mandate: Mandate
     state: Callable[[Mandate], Problem]
     certify: Callable[[Claim, Relaxation], Verdict]
     refute: Callable[[Claim, Mandate], float]
+    bracket: Callable[[frozenset[str], float, Claim], Bracket]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,9 @@ class Member:
         bound: In the limit's own unit; None for limits on single names.
         cure: The least by which this limit alone must give way so that everything of priority 0
             can be kept; None where no change of it would do.
+        proven: What is proven of the cure.
         common: The least by which every limit of the set must give way together.
+        common_proven: What is proven of that.
         multiplier: In the proof, which sums to one over the set's sums; 0 for limits on single names.
     """
 
@@ -62,6 +69,8 @@ class Member:
     cure: float | None
     common: float | None
     multiplier: float
+    proven: Bracket = UNPROVEN
+    common_proven: Bracket = UNPROVEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,17 +126,20 @@ def find_conflict(problem: Problem, programs: RelaxPrograms, court: Court) -> Co
         rest = tuple(name for name in kept if name != limit)
         if (tighter := _prove(rest, problem, programs, court)) is not None:
             kept, proof = rest, tighter
-    common = _cure(kept, everything, problem, programs, court)
+    common, common_proven = _cure(kept, everything, problem, programs, court)
+    cures = {limit: _cure((limit,), everything, problem, programs, court) for limit in sorted(kept)}
     members = tuple(
         Member(
             limit_id=limit,
             names=proof.names if limit in NAME_KINDS else (),
             bound=None if limit in NAME_KINDS else desk_bound(problem, limit),
-            cure=_cure((limit,), everything, problem, programs, court),
+            cure=cure,
             common=common,
             multiplier=proof.duals.get(limit, 0.0),
+            proven=proven,
+            common_proven=common_proven,
         )
-        for limit in sorted(kept)
+        for limit, (cure, proven) in cures.items()
     )
     return Conflict(members, proof.amount, proof.duals)
 
@@ -207,14 +219,14 @@ def _binding(case: Problem, found: RelaxedAnswer) -> tuple[str, ...]:
 
 def _cure(
     chosen: tuple[str, ...], everything: tuple[str, ...], problem: Problem, programs: RelaxPrograms, court: Court
-) -> float | None:
-    """The least common amount by which the chosen limits must give way so that all of priority 0 can be kept."""
+) -> tuple[float | None, Bracket]:
+    """The least common amount by which the chosen limits must give way to keep all of priority 0, and its proof."""
     kinds = [limit for limit in chosen if limit in NAME_KINDS]
     stated = [kind for kind in NAME_KINDS if kind in everything]
     absent = [kind for kind in NAME_KINDS if kind not in everything]
     hard = court.state(without(court.mandate, [*kinds, *absent]))
     if not len(hard.names) or float((hard.lower - hard.upper).max()) > FEASIBILITY:
-        return None
+        return None, UNPROVEN
     soft = court.state(without(court.mandate, [kind for kind in (*stated, *absent) if kind not in kinds]))
     others = {name: FREE for name in limit_ids(problem) if name not in everything}
     slack = Slack(
@@ -225,4 +237,7 @@ def _cure(
         weights_together=bool(kinds),
     )
     found = programs.solve(hard, slack)
-    return None if found is None or found.common >= FREE else found.common
+    if found is None or found.common >= FREE:
+        return None, UNPROVEN
+    weights = dict(zip(hard.names.labels, found.weights.tolist(), strict=True))
+    return found.common, court.bracket(frozenset(chosen), found.common, Claim(weights, found.duals))

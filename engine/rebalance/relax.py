@@ -92,7 +92,10 @@ def _stand_still(problem: Problem, answer: Answer, court: Court) -> Settlement:
     over = {name: value for name, value in missed(problem, problem.start).items() if value > 0.0}
     priority = court.mandate.limits.priority
     if must := [name for name in sorted(over) if priority(name) == 0]:
-        members = (Member(name, (), desk_bound(problem, name), over[name], None, 1.0) for name in must)
+        proven = {name: court.bracket(frozenset({name}), over[name], Claim({}, {name: 1.0})) for name in must}
+        members = (
+            Member(name, (), desk_bound(problem, name), over[name], None, 1.0, proven=proven[name]) for name in must
+        )
         return Settlement(answer, Conflict(tuple(members), answer.conflict, answer.duals))
     levels = sorted({priority(name) for name in over})
     proofs = {level: LevelProof({name: 1.0 for name in over if priority(name) == level}, {}, {}) for level in levels}

@@ -96,7 +96,11 @@ class Conflicts(dy.Schema):
     names = text_column(nullable=True)
     bound = number_column("in the limit's own unit; null for limits on single names", nullable=True)
     cure = number_column("how far this limit alone must give way", ">= 0", nullable=True, min=0.0)
+    cure_least = number_column("proven: no more of this limit alone is not enough", ">= 0", nullable=True, min=0.0)
+    cure_enough = number_column("proven: so much of this limit alone is enough", ">= 0", nullable=True, min=0.0)
     common = number_column("how far every limit of the set must give way together", ">= 0", nullable=True, min=0.0)
+    common_least = number_column("proven: no more of each is not enough", ">= 0", nullable=True, min=0.0)
+    common_enough = number_column("proven: so much of each is enough", ">= 0", nullable=True, min=0.0)
     multiplier = number_column("weight of the limit in the proof", ">= 0", min=0.0)
 
 

@@ -239,7 +239,10 @@ def _descend(limits: _Limits, programs: RelaxPrograms) -> Relaxation | None:
     amounts: dict[str, float] = {}
     for level, total in held.items():
         given = _given(limits, last, level) if total else {}
-        spare = max(total - sum(given.values()), 0.0) / max(len(given), 1)
+        # A solver's last digit beyond the total would cost the later levels many times over: the total is exact.
+        whole = sum(given.values())
+        given = {name: value * min(total / whole, 1.0) for name, value in given.items()}
+        spare = max(total - whole, 0.0) / max(len(given), 1)
         most = _most(limits)
         amounts |= {name: min(value + spare, most[name]) for name, value in given.items()}
     return Relaxation(amounts, proofs)

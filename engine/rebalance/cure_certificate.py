@@ -62,14 +62,14 @@ def prove_cure(
 
 def _kept(evidence: Evidence, inputs: Mapping[str, Any], chosen: frozenset[str], room: float, claim: Claim) -> bool:
     case, cones = _with_room(evidence, inputs, chosen, room, claim)
-    return judge_case(case, claim, cones).max_violation <= FEASIBILITY
+    return bool(judge_case(case, claim, cones).max_violation <= FEASIBILITY)
 
 
 def _refuted(evidence: Evidence, inputs: Mapping[str, Any], chosen: frozenset[str], room: float, claim: Claim) -> bool:
     if room < 0.0:
         return False
     case, cones = _with_room(evidence, inputs, chosen, room, claim)
-    return refute_case(case, cones, claim) > 0.0
+    return bool(refute_case(case, cones, claim) > 0.0)
 
 
 def _with_room(

@@ -14,6 +14,7 @@ from engine.api.loading import LoadedUniverse
 from engine.api.rebalancing import lay_out_books, rebalance_portfolios
 from engine.book.bench import Bench, lay_out
 from engine.contracts import CONTRACTS
+from engine.desk.reasons import words_of
 from engine.errors import UsageError
 from engine.intake import admit
 from engine.rebalance.pushes import split_marginal_costs
@@ -142,3 +143,27 @@ def test_a_book_without_an_answer_says_why(bundled: LoadedUniverse) -> None:
     assert "standing" not in told.tables
     (words,) = told.refused
     assert words.startswith(f"{BOOK}: turnover at most 0.00 % and") and "cannot both be kept, proven" in words
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        ("tier:software:max", "the cap on software"),
+        ("weight:NVDA:min", "the floor of NVDA"),
+        ("sector:Energy:max", "the cap on sector Energy"),
+        ("factor:industry:energy:min", "the floor of factor industry:energy"),
+        ("active_weight:NVDA:max", "the cap on active NVDA"),
+        ("active_factor:market:min", "the floor of active market"),
+        ("participation:NVDA:max", "the share of a day's volume in NVDA"),
+        ("allotment:NVDA:min", "the book's part of the firm's volume in NVDA"),
+        ("excluded:NVDA:max", "the exclusion of NVDA"),
+        ("no_sell:NVDA:min", "the ban on selling NVDA"),
+        ("tracking_error", "the cap on tracking error"),
+        ("turnover", "the cap on turnover"),
+        ("gross", "the cap on gross"),
+        ("net:min", "the net minimum"),
+        ("stress:deepseek:active", "the active deepseek budget"),
+    ],
+)
+def test_every_kind_of_limit_has_words(limit: str, words: str) -> None:
+    assert words_of(limit) == words

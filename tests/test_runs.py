@@ -159,6 +159,7 @@ def test_json_is_one_document_without_nan(out: Path, first: Call) -> None:
     assert document["books_by_status"] == {"certified": 2}
     assert {row["status"] for row in document["certificates"]} == {"certified"}
     names = {"portfolio_summary", "stress", "limits", "certificates", "trades", "whipsaws", "exceptions", "refused"}
+    names |= {"conflicts", "allotments", "firm_liquidity"}
     assert names <= document.keys()
 
 

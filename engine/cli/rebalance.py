@@ -75,6 +75,7 @@ def command(
     run = write_adhoc(Path(out), left)
     if form == "json":
         names = ["portfolio_summary", "stress", "limits", "certificates", "trades", "whipsaws", "exceptions"]
+        names += ["conflicts", "allotments", "firm_liquidity"]
         tables = {name: result.tables[name].to_dicts() for name in names}
         if priced is not None:
             tables["left_out"] = priced.to_dicts()

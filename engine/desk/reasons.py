@@ -16,6 +16,20 @@ PER_POINT: Final = 100.0
 """A shadow price is objective per unit of the bound; of a point of it, in basis points, 0.01 / 0.0001."""
 
 
+END: Final = {"max": "cap on", "min": "floor of"}
+"""Words of the two sides of a band."""
+
+ON_NAMES: Final = {
+    "participation": "the share of a day's volume in",
+    "allotment": "the book's part of the firm's volume in",
+    "excluded": "the exclusion of",
+    "no_buy": "the ban on buying",
+    "no_sell": "the ban on selling",
+    "frozen": "the freeze of",
+}
+"""Words of the limits that set a bound on one name."""
+
+
 def show_limits(screen: Console, tables: Mapping[str, pl.DataFrame]) -> None:
     """A sentence for every limit that binds, and the room in the others.
 
@@ -62,15 +76,24 @@ def words_of(limit: str) -> str:
     """A limit's id as the desk says it: ``tier:software:max`` reads the cap on software."""
     match limit.split(":"):
         case ["stress", scenario, *active]:
-            return f"the {'active ' if active else ''}{scenario} budget"
+            words = f"the {'active ' if active else ''}{scenario} budget"
         case ["shortfall", scenario, *active]:
-            return f"the {'active ' if active else ''}expected shortfall over {scenario}"
+            words = f"the {'active ' if active else ''}expected shortfall over {scenario}"
         case ["cash" | "net" as what, side]:
-            return f"the {what} {side}imum"
-        case ["tier" | "weight", name, side]:
-            return f"the {'cap on' if side == 'max' else 'floor of'} {name}"
+            words = f"the {what} {side}imum"
+        case ["tier" | "weight", *name, side]:
+            words = f"the {END.get(side, side)} {':'.join(name)}"
+        case ["sector" | "factor" as what, *name, side]:
+            words = f"the {END.get(side, side)} {what} {':'.join(name)}"
+        case ["active_weight" | "active_tier" | "active_sector" | "active_factor", *name, side]:
+            words = f"the {END.get(side, side)} active {':'.join(name)}"
+        case [kind, *name, "min" | "max"] if kind in ON_NAMES:
+            words = f"{ON_NAMES[kind]} {':'.join(name)}"
+        case ["turnover" | "tracking_error" | "gross" as what]:
+            words = f"the cap on {what.replace('_', ' ')}"
         case _:
-            return limit
+            words = limit
+    return words
 
 
 def show_whipsaws(screen: Console, tables: Mapping[str, pl.DataFrame]) -> None:

@@ -375,12 +375,13 @@ def holds(book: Book, kept: Mapping[str, float]) -> bool:
     kinds = {name for name in kept if name in NAME_KINDS}
     everything = stated(book, without(book.mandate, [kind for kind in NAME_KINDS if kind not in kinds]))
     n, low, high = len(everything.start), everything.lower.copy(), everything.upper.copy()
-    for kind in kinds:
-        if kept[kind] > 0.0:
-            base = stated(book, without(book.mandate, [k for k in NAME_KINDS if k not in kinds or k == kind]))
-            own = stated(book, without(book.mandate, [k for k in NAME_KINDS if k != kind]))
-            low = np.maximum(base.lower, own.lower - kept[kind])
-            high = np.minimum(base.upper, own.upper + kept[kind])
+    moved = [kind for kind in NAME_KINDS if kept.get(kind, 0.0) > 0.0]
+    if moved:
+        base = stated(book, without(book.mandate, [k for k in NAME_KINDS if k not in kinds or k in moved]))
+        low, high = base.lower, base.upper
+    for kind in moved:
+        own = stated(book, without(book.mandate, [k for k in NAME_KINDS if k != kind]))
+        low, high = np.maximum(low, own.lower - kept[kind]), np.minimum(high, own.upper + kept[kind])
     if (low > high + 1e-9).any():
         return False
     problem = book.problem

@@ -42,13 +42,13 @@ def check_brackets(found: tuple[tuple[Book, Conflict], ...]) -> tuple[int, int]:
 
 
 def test_every_cure_is_bracketed_and_a_second_solver_agrees_on_either_side() -> None:
-    cures, proven = check_brackets(conflicts(0, 12))
-    assert cures > 8 and proven == cures
+    cures, proven = check_brackets(conflicts(0, 5))
+    assert cures > 3 and proven == cures
 
 
 @pytest.mark.soak
 def test_the_brackets_of_three_hundred_books_hold() -> None:
-    cures, proven = check_brackets(conflicts(12, 312))
+    cures, proven = check_brackets(conflicts(5, 305))
     assert cures > 200 and proven >= 0.98 * cures
 
 
@@ -73,7 +73,7 @@ def test_a_cure_that_is_too_small_or_too_large_is_not_proven() -> None:
 
 def test_no_multipliers_prove_a_least_above_what_is_enough() -> None:
     random = np.random.default_rng(0)
-    for book, conflict in conflicts(0, 12)[:3]:
+    for book, conflict in conflicts(0, 5):
         bracket = court_of(book).bracket
         for member in conflict.members:
             if member.proven.enough is None:
@@ -87,7 +87,7 @@ def test_no_multipliers_prove_a_least_above_what_is_enough() -> None:
 def test_a_program_that_understates_a_cure_is_found_out() -> None:
     """The cap on a limit is read wrong where cures are sought: neither half may be proven of the wrong number."""
     found = 0
-    for book, conflict in conflicts(0, 12)[:4]:
+    for book, conflict in conflicts(0, 5):
         court, problem = court_of(book), book.problem
         sums = [m for m in conflict.members if m.limit_id in problem.row_ids and m.cure and m.cure > 0.01]
         for member in sums:

@@ -1,9 +1,9 @@
 """Limits that give way: the least of each priority, nothing worse than today, and no false claim accepted."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import cvxpy as cp
 import numpy as np
@@ -26,6 +26,8 @@ from engine.rebalance.relaxed_certificate import LevelProof, Relaxation, certify
 from engine.rebalance.solve import Answer
 
 TOOLS = Tools()
+
+AnyBook = TypeVar("AnyBook", bound=Book)
 
 ROOM = 1e-7
 """Two solvers agree on what a level gives way by to this."""
@@ -220,12 +222,10 @@ def test_none_of_a_thousand_books_gives_way_by_more_than_it_must() -> None:
     assert found.count("relaxed") > 400 and found.count("infeasible") > 100
 
 
-@cache
-def relaxed_books() -> tuple[tuple[Book, Answer, Relaxation, Claim], ...]:
-    """Relaxed books with what was claimed for them."""
+def give_way(books: Iterable[AnyBook]) -> tuple[tuple[AnyBook, Answer, Relaxation, Claim], ...]:
+    """The books whose limits gave way, with what was claimed for them."""
     found = []
-    for seed in range(30):
-        book = torn_book(seed)
+    for book in books:
         answer = book.solve(TOOLS.programs)
         seen: list[tuple[Claim, Relaxation]] = []
         court = court_of(book)
@@ -242,6 +242,11 @@ def relaxed_books() -> tuple[tuple[Book, Answer, Relaxation, Claim], ...]:
                 claim, why = seen[-1]
                 found.append((book, answer, why, claim))
     return tuple(found)
+
+
+@cache
+def relaxed_books() -> tuple[tuple[Book, Answer, Relaxation, Claim], ...]:
+    return give_way(torn_book(seed) for seed in range(30))
 
 
 def test_the_relaxed_answers_are_accepted_and_without_the_relaxation_refused() -> None:

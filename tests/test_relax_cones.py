@@ -11,10 +11,9 @@ import pytest
 from cones import ConeBook, as_cone_book
 from test_certificate import tight_book
 from test_rebalance import LOOSE, plain_book
-from test_relax import TOOLS, court_of, settled
+from test_relax import TOOLS, court_of, give_way, settled
 
 from engine.mandates.mandate import Mandate
-from engine.rebalance.certificate import Verdict
 from engine.rebalance.conflict import Court
 from engine.rebalance.evidence import Claim
 from engine.rebalance.problem import Problem
@@ -165,26 +164,7 @@ def test_none_of_two_hundred_long_short_books_gives_way_by_more_than_it_must() -
 
 @cache
 def relaxed_books() -> tuple[tuple[ConeBook, Answer, Relaxation, Claim], ...]:
-    """Relaxed books with what was claimed for them."""
-    found = []
-    for seed in range(7):
-        book = leaning_book(seed)
-        answer = book.solve(TOOLS.programs)
-        seen: list[tuple[Claim, Relaxation]] = []
-        court = court_of(book)
-
-        def note(claim: Claim, why: Relaxation, court: Court = court, seen: list[Any] = seen) -> Verdict:
-            verdict = court.certify(claim, why)
-            if verdict.accepted:
-                seen.append((claim, why))
-            return verdict
-
-        if answer.status == "infeasible":
-            answer = settle(book.problem, answer, TOOLS, replace(court, certify=note)).answer
-            if answer.relaxed:
-                claim, why = seen[-1]
-                found.append((book, answer, why, claim))
-    return tuple(found)
+    return give_way(leaning_book(seed) for seed in range(7))
 
 
 def test_each_new_kind_gives_way_in_some_book() -> None:

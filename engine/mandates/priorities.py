@@ -49,7 +49,6 @@ DEFAULTS: Final = {
 GIVES_WAY: Final = frozenset({*(key.split(":")[0] for key in DEFAULTS), "weight", "gross", "net"})
 """Kinds that a mandate may give another priority than 0; the others always hold."""
 
-
 SIDES: Final = ("cash:max", "net:max", "net:min")
 """Limits with a side of their own that no key of a mandate names."""
 

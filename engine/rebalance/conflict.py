@@ -23,6 +23,7 @@ FREE: Final = 100.0
 """A limit that gives way by so much does not bind: no weight, exposure or turnover is as large."""
 
 UNPROVEN: Final = Bracket(None, None)
+"""A cure of which the certificate has said nothing."""
 
 MATTERS: Final = 1e-4
 """A name whose bound has less than this share of the largest multiplier is not told."""
@@ -108,7 +109,7 @@ def find_conflict(problem: Problem, programs: RelaxPrograms, court: Court) -> Co
 
     References:
         Chinneck (2008), Feasibility and Infeasibility in Optimization, ch. 6. Oracle: scipy's
-        linprog on every subset, tests/test_conflict.py.
+        linprog on every subset, tests/test_relax.py and tests/test_cures.py.
     """
     priority = court.mandate.limits.priority
     sums = [name for name in (BUDGET, *sorted(problem.row_ids), TURNOVER) if priority(name) == 0]

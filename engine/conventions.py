@@ -45,6 +45,9 @@ PERCENT_SUMS: Final = (95.0, 105.0)
 FEASIBILITY: Final = 1e-9
 """Largest violation of a limit, as a fraction of NAV, that an accepted answer may show."""
 
+BINDS: Final = 1e-6
+"""A limit with less room than this binds: dust that is not traded leaves so much."""
+
 OPTIMALITY: Final = 1e-6
 """Largest relative gap between an accepted answer and the proven bound."""
 

@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from engine.conventions import BINDS
 from engine.desk.opinions import say_opinion, show_opinions
-from engine.desk.reasons import BINDS, PER_POINT, show_limits, show_whipsaws, words_of
+from engine.desk.reasons import PER_POINT, show_limits, show_whipsaws, words_of
 from engine.desk.terminal import escape, money, percent, show_trades
 
 SHOWN_PARTS: Final = 10

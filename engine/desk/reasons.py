@@ -7,10 +7,8 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
+from engine.conventions import BINDS
 from engine.desk.terminal import escape, money, percent
-
-BINDS: Final = 1e-6
-"""A limit with less room than this binds: dust that is not traded leaves so much."""
 
 PER_POINT: Final = 100.0
 """A shadow price is objective per unit of the bound; of a point of it, in basis points, 0.01 / 0.0001."""

@@ -6,6 +6,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float
 
+from engine.conventions import BINDS
 from engine.rebalance.problem import BUDGET, GROSS, TRACKING_ERROR, TURNOVER, Problem
 
 FLAT: Final = 1e-8
@@ -66,7 +67,8 @@ def shadow_prices(
 ) -> dict[str, float]:
     """Objective saved per unit by which a limit is widened, by limit id.
 
-    The multiplier of a row, the budget, turnover or tracking error as it is; of a bound on a weight that binds, what
+    The multiplier of a row, the budget, turnover or tracking error as it is; of a bound on a weight with less room
+    than ``BINDS``, what
     moving the name past it would save, ``max(-(what that adds), 0)``. The saving is concave in the
     width: a whole point saves at most a hundredth of the price.
 
@@ -79,7 +81,7 @@ def shadow_prices(
         MATH 5. Oracle: as for ``marginal_costs``.
     """
     buying, selling = marginal_costs(problem, weights, duals)
-    highest, lowest = np.flatnonzero(weights >= problem.upper), np.flatnonzero(weights <= problem.lower)
+    highest, lowest = np.flatnonzero(weights >= problem.upper - BINDS), np.flatnonzero(weights <= problem.lower + BINDS)
     above = {problem.upper_id(i): max(-float(buying[i]), 0.0) for i in highest.tolist()}
     below = {problem.lower_id(i): max(-float(selling[i]), 0.0) for i in lowest.tolist()}
     return {**duals, **above, **below}

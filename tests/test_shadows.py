@@ -65,6 +65,20 @@ def test_at_an_optimum_no_further_trade_inside_the_bounds_pays(seed: int) -> Non
     assert selling[sold] == pytest.approx(0.0, abs=EXACT)
 
 
+@pytest.mark.parametrize("seed", [1, 7])
+def test_a_cap_that_a_rounding_leaves_untouched_keeps_its_price(seed: int) -> None:
+    book = tight_book(seed)
+    answer = book.solve(PROGRAMS)
+    problem, x = book.problem, answer.weights
+    touched = (x >= problem.upper) & (np.abs(problem.upper - problem.start) > 1e-4)
+    assert touched.any()
+    exact = shadow_prices(problem, x, answer.duals)
+    rounded = shadow_prices(problem, np.where(touched, problem.upper - 1e-9, x), answer.duals)
+    caps = [problem.upper_id(i) for i in np.flatnonzero(touched).tolist()]
+    assert max(exact[cap] for cap in caps) > 0.0
+    assert [rounded[cap] for cap in caps] == pytest.approx([exact[cap] for cap in caps], abs=1e-6)
+
+
 def test_limits_carry_the_prices_and_the_desk_says_them_in_points(
     bundled: LoadedUniverse, capsys: pytest.CaptureFixture[str]
 ) -> None:

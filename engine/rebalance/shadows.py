@@ -67,10 +67,9 @@ def shadow_prices(
 ) -> dict[str, float]:
     """Objective saved per unit by which a limit is widened, by limit id.
 
-    The multiplier of a row, the budget, turnover or tracking error as it is; of a bound on a weight with less room
-    than ``BINDS``, what
-    moving the name past it would save, ``max(-(what that adds), 0)``. The saving is concave in the
-    width: a whole point saves at most a hundredth of the price.
+    The multiplier of a row, the budget, turnover or tracking error as it is; of a bound on a weight with
+    less room than ``BINDS``, what moving the name past it would save, ``max(-(what that adds), 0)``. The
+    saving is concave in the width: a whole point saves at most a hundredth of the price.
 
     Args:
         problem: One book's program.

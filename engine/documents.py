@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias, TypeVar, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
@@ -20,6 +21,11 @@ from engine.errors import ConfigurationError
 
 MAX_CHARACTERS: Final = 1_000_000
 MAX_DEPTH: Final = 20
+MAX_FAULTS: Final = 50
+"""Faults of one file that are told; the rest are counted."""
+
+LONGEST_SHOWN: Final = 80
+"""Characters of a value that a message repeats."""
 
 
 class Strict(BaseModel):
@@ -90,18 +96,21 @@ def validate_values(
     try:
         return model.model_validate(dict(values), context=dict(context or {}))
     except ValidationError as error:
-        known = sorted(_field_names(model.model_json_schema()))
+        keys = sorted(_field_names(model.model_json_schema()))
         faults = []
         found = error.errors(include_url=False)
+        more = len(found) - MAX_FAULTS
         deeper = {fault["loc"][:depth] for fault in found for depth in range(len(fault["loc"]))}
-        for fault in found:
+        for fault in found[:MAX_FAULTS]:
             if fault["type"] == "too_short" and fault["loc"] in deeper:
                 continue  # short only because the items inside it are at fault
             source, line, column = locate(fault["loc"], missing=fault["type"] == "missing")
-            faults.append((source, line, column, _words(dict(fault), known)))
-        raise ConfigurationError(
-            [f"{s}:{line}:{column}: {words}" for s, line, column, words in sorted(faults)]
-        ) from None
+            faults.append((source, line, column, _words(dict(fault), keys)))
+        told = [f"{s}:{line}:{column}: {words}" for s, line, column, words in sorted(faults)]
+        if more > 0:
+            source, line, column = max(faults)[:3]
+            told.append(f"{source}:{line}:{column}: and {more:,} more faults; mend these first")
+        raise ConfigurationError(told) from None
 
 
 def parse_document(text: str, source: str, model: type[Model], context: Mapping[str, Any] | None = None) -> Model:
@@ -118,6 +127,22 @@ def parse_document(text: str, source: str, model: type[Model], context: Mapping[
     """
     document = load_document(text, source)
     return validate_values(document.values, model, document.place, context)
+
+
+def known(kind: str, word: str) -> AfterValidator:
+    """A check that a name is in the vocabulary of its kind, where the context has one.
+
+    Put on each key or item, so that every unknown name is a fault with its own place.
+    """
+
+    def check(name: str, info: Any) -> str:
+        allowed = (info.context or {}).get(kind)
+        if allowed is not None and name not in allowed:
+            # What is close to it is looked for only where the fault is told.
+            raise PydanticCustomError("unknown_name", "unknown {word}", {"word": word, "allowed": allowed})
+        return name
+
+    return AfterValidator(check)
 
 
 def suggestion(word: str, allowed: Iterable[str]) -> str:
@@ -147,19 +172,19 @@ def _load(text: str, source: str) -> tuple[dict[Any, Any], Node]:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        problem = " ".join((error.problem or str(error)).split())
+        problem = " ".join((error.problem or str(error)).split())[:200]
         raise ConfigurationError([f"{source}:{line}:{column}: not valid YAML: {problem}"]) from None
     except (YAMLError, ValueError) as error:
-        line, column = _impossible_date(root)
-        words = " ".join(str(error).split())[:200]
+        line, column = _impossible_value(root)
+        words = " ".join(str(error).split()).split("; use sys.")[0][:200]
         raise ConfigurationError([f"{source}:{line}:{column}: not valid YAML: {words}"]) from None
     if not isinstance(values, dict):
         raise ConfigurationError([f"{source}:1:1: expected keys and values, found {_kind(values)}"])
     return values, root
 
 
-def _impossible_date(node: Node | None) -> tuple[int, int]:
-    """Where a date like 2025-13-01 stands, which is the one value that composes and cannot be made."""
+def _impossible_value(node: Node | None) -> tuple[int, int]:
+    """Where a date like 2025-13-01 or an endless integer stands, which compose and cannot be made."""
     waiting = [node] if node is not None else []
     while waiting:
         one = waiting.pop(0)
@@ -167,9 +192,9 @@ def _impossible_date(node: Node | None) -> tuple[int, int]:
             waiting += [item for pair in one.value for item in pair]
         elif isinstance(one, SequenceNode):
             waiting += one.value
-        elif str(one.tag).endswith(":timestamp"):
+        elif str(one.tag).endswith((":timestamp", ":int")):
             try:
-                dt.date.fromisoformat(one.value[:10])
+                dt.date.fromisoformat(one.value[:10]) if str(one.tag).endswith(":timestamp") else int(one.value, 0)
             except ValueError:
                 return one.start_mark.line + 1, one.start_mark.column + 1
     return 1, 1
@@ -186,7 +211,15 @@ def _may_trick(text: str) -> bool:
 
 
 def _kind(values: Any) -> str:
-    return "nothing" if values is None else "a list" if isinstance(values, list) else repr(values)[:40]
+    return "nothing" if values is None else "a list" if isinstance(values, list) else _shown(values)
+
+
+def _shown(value: Any) -> str:
+    """A plain value as the messages repeat it: cut where it is long."""
+    if isinstance(value, int) and value.bit_length() > 4 * LONGEST_SHOWN:
+        return f"an integer of {value.bit_length():,} bits"
+    shown = repr(value)
+    return shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}..."
 
 
 def _refuse_tricks(text: str, source: str) -> None:
@@ -216,17 +249,26 @@ def _position(values: Any, root: Node, path: Place, *, missing: bool) -> tuple[i
 
     A mapping or list is where its key stands, a plain value where it stands itself.
     """
-    value, node, mark = values, root, None
+    value, node, mark, named = values, root, None, None
     for step in path[:-1] if missing else path:
-        if isinstance(node, MappingNode) and step in value:
+        if isinstance(node, MappingNode) and str(step) in (names := [_step(one) for one in value]):
             # Without merge and repeated keys, the values stand in the order of the nodes.
-            key, node = node.value[list(value).index(step)]
-            value = value[step]
+            at = names.index(str(step))
+            key, node = node.value[at]
+            value = list(value.values())[at]
+            named = key.start_mark
             mark = key.start_mark if isinstance(value, dict | tuple) else node.start_mark
         elif isinstance(node, SequenceNode) and isinstance(step, int) and step < len(value):
             value, node = value[step], node.value[step]
             mark = node.start_mark
+        elif step == "[key]":
+            mark = named
     return (mark.line + 1, mark.column + 1) if mark else (1, 1)
+
+
+def _step(key: Any) -> str:
+    """A key as the path of a fault names it; one that is no text goes by its representation."""
+    return key if isinstance(key, str) else repr(int(key) if isinstance(key, bool) else key)
 
 
 def _field_names(schema: Any) -> set[str]:
@@ -237,18 +279,21 @@ def _field_names(schema: Any) -> set[str]:
     return set(schema.get("properties", {})).union(*map(_field_names, schema.values()))
 
 
-def _words(fault: dict[str, Any], known: list[str]) -> str:
+def _words(fault: dict[str, Any], keys: list[str]) -> str:
     name = str(fault["loc"][-1]) if fault["loc"] else "the document"
     match fault["type"]:
         case "extra_forbidden":
-            return f"unknown key {name!r}{suggestion(name, known)}"
+            return f"unknown key {_shown(name)}{suggestion(name[:LONGEST_SHOWN], keys)}"
         case "missing":
             return f"missing key {name!r}"
+        case "unknown_name":
+            word, allowed = fault["ctx"]["word"], fault["ctx"]["allowed"]
+            return f"unknown {word} {_shown(fault['input'])}{suggestion(fault['input'][:LONGEST_SHOWN], allowed)}"
         case "value_error":
             return str(fault["ctx"]["error"])
         case _:
             found = fault["input"]
-            shown = "a mapping" if isinstance(found, dict) else "a list" if isinstance(found, tuple) else repr(found)
+            shown = "a mapping" if isinstance(found, dict) else "a list" if isinstance(found, tuple) else _shown(found)
             said = f"{fault['msg'][0].lower()}{fault['msg'][1:]}".replace("tuple", "list").replace(
                 "dictionary", "mapping"
             )

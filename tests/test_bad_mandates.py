@@ -10,7 +10,7 @@ from test_stories import Captured, ran
 
 from engine.api.mandating import Rules, check_mandates, load_rules, show_rules
 from engine.cli.main import run
-from engine.documents import MAX_CHARACTERS
+from engine.documents import MAX_CHARACTERS, MAX_FAULTS
 from engine.errors import ConfigurationError
 from engine.mandates.costs import Costs
 from engine.mandates.lots import Lots
@@ -107,6 +107,59 @@ def test_a_wrong_mandate_is_named_with_file_line_column_and_limit(fault: str, tm
     first = err.splitlines()[0]
     assert PLACE.match(first), first
     assert words in first
+
+
+def faults_of(rules: Rules, text: str) -> tuple[str, ...]:
+    """Every fault of a mandate of this text."""
+    return check_mandates(rules.with_texts({"m.yaml": HEAD + text}), ["m"])["m"]
+
+
+def test_every_unknown_name_is_told_at_once_with_its_own_place_beside_the_other_faults(rules: Rules) -> None:
+    text = (
+        "limits:\n  tiers:\n    ai_semi: {max: 0.1}\n    electricl: {max: 0.2}\n    software: {min: 0.5, max: 0.1}\n"
+        "  excluded: [NVDA, NVDAA, GOOGLE]\nalpha: {NVDIA: 0.1}\n"
+    )
+    assert faults_of(rules, text) == (
+        "m.yaml:6:5: unknown tier 'ai_semi'; did you mean 'ai_semis'?",
+        "m.yaml:7:5: unknown tier 'electricl'; did you mean 'electrical'?",
+        "m.yaml:8:5: min 0.5 is above max 0.1; no portfolio can keep both",
+        "m.yaml:9:20: unknown security 'NVDAA'; did you mean 'NVDA'?",
+        "m.yaml:9:27: unknown security 'GOOGLE'; did you mean 'GOOGL'?",
+        "m.yaml:10:9: unknown security 'NVDIA'; did you mean 'NVDA'?",
+    )
+
+
+def test_a_flood_of_faults_is_counted_and_not_all_told(rules: Rules) -> None:
+    faults = faults_of(rules, "".join(f"k{i}: 1\n" for i in range(20_000)))
+    assert len(faults) == MAX_FAULTS + 1
+    assert faults[-1] == "m.yaml:53:6: and 19,950 more faults; mend these first"
+
+
+LONG = {
+    "digits without end": ("9" * 5000, "5:13: not valid YAML: Exceeds the limit (4300 digits)"),
+    "hexadecimal digits without end": ("0x" + "f" * 5000, "; found an integer of 20,000 bits"),
+    "many digits": ("9" * 400, "; found an integer of 1,329 bits"),
+    "a long text": ("x" * 100_000, "; found 'xxx"),
+}
+
+
+@pytest.mark.parametrize("fault", LONG)
+def test_a_value_without_end_is_refused_in_few_words(fault: str, rules: Rules) -> None:
+    value, words = LONG[fault]
+    (told,) = faults_of(rules, f"limits:\n  turnover: {value}\n")
+    assert told.startswith("m.yaml:5:13: ") and words in told and len(told) < 200
+
+
+def test_a_key_that_is_no_text_has_its_place(rules: Rules) -> None:
+    for key in ("~", "2020-01-01", ".nan", "7", "true"):
+        (told,) = faults_of(rules, f"limits: {{}}\n{key}: 2\n")
+        assert re.match(r"m\.yaml:5:[1-9]\d*: .*keys should be strings", told), told
+
+
+def test_a_number_without_end_in_place_of_a_mandate_is_refused(rules: Rules) -> None:
+    text = "0x" + "f" * 5000
+    (told,) = check_mandates(rules.with_texts({"m.yaml": text}), ["m"])["m"]
+    assert told == "m.yaml:1:1: expected keys and values, found an integer of 20,000 bits"
 
 
 FILES = {

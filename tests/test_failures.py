@@ -262,7 +262,7 @@ CONFIGURATIONS = {
     ),
     "unknown tier in a mandate": (
         ("mandates/careful.yaml", "  turnover: 0.3\n", "  turnover: 0.3\n  tiers:\n    grids: {max: 0.5}\n"),
-        "mandates/careful.yaml:6:3: unknown tier 'grids'; did you mean 'grid'?",
+        "mandates/careful.yaml:7:5: unknown tier 'grids'; did you mean 'grid'?",
     ),
     "budget for no scenario": (
         ("mandates/careful.yaml", "scenario: planted_day", "scenario: deepseek"),

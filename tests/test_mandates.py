@@ -93,11 +93,11 @@ def test_a_band_may_be_a_point() -> None:
         ),
         (
             HEAD + "limits:\n  tiers:\n    ai_semi: {max: 0.3}\n",
-            "mandates/m.yaml:5:3: unknown tier 'ai_semi'; did you mean 'ai_semis'?",
+            "mandates/m.yaml:6:5: unknown tier 'ai_semi'; did you mean 'ai_semis'?",
         ),
         (
             HEAD + "limits:\n  weights:\n    MSTF: {max: 0.3}\n",
-            "mandates/m.yaml:5:3: unknown security 'MSTF'; did you mean 'MSFT'?",
+            "mandates/m.yaml:6:5: unknown security 'MSTF'; did you mean 'MSFT'?",
         ),
         (
             HEAD + "limits:\n  stress:\n    - {scenario: depseek, max_loss: 0.05}\n",
@@ -163,7 +163,7 @@ def test_a_band_may_be_a_point() -> None:
         ),
         (
             HEAD + "buy_list: [MSFT, NVDIA]\n",
-            "mandates/m.yaml:4:1: unknown security 'NVDIA'; did you mean 'NVDA'?",
+            "mandates/m.yaml:4:18: unknown security 'NVDIA'; did you mean 'NVDA'?",
         ),
         (
             "id: M-1\ntitle: M\nversion: 1.0.0\n",
@@ -265,10 +265,10 @@ def test_the_wider_limits_are_read_to_the_number() -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("sectors:\n    Utilties: {max: 0.3}\n", "5:3: unknown sector 'Utilties'; did you mean 'Utilities'?"),
-        ("factors:\n    markt: {max: 1}\n", "5:3: unknown factor 'markt'; did you mean 'market'?"),
-        ("active_tiers:\n    ai_semi: {max: 0.1}\n", "5:3: unknown tier 'ai_semi'; did you mean 'ai_semis'?"),
-        ("active_weights:\n    NVDIA: {max: 0.1}\n", "5:3: unknown security 'NVDIA'; did you mean 'NVDA'?"),
+        ("sectors:\n    Utilties: {max: 0.3}\n", "6:5: unknown sector 'Utilties'; did you mean 'Utilities'?"),
+        ("factors:\n    markt: {max: 1}\n", "6:5: unknown factor 'markt'; did you mean 'market'?"),
+        ("active_tiers:\n    ai_semi: {max: 0.1}\n", "6:5: unknown tier 'ai_semi'; did you mean 'ai_semis'?"),
+        ("active_weights:\n    NVDIA: {max: 0.1}\n", "6:5: unknown security 'NVDIA'; did you mean 'NVDA'?"),
         ("active_sectors: {Utilities: {max: 5}}\n", "5:37: max: input should be less than or equal to 1; found 5"),
         ("factors: {market: {max: 110}}\n", "5:27: max: input should be less than or equal to 10; found 110"),
         (
@@ -276,7 +276,7 @@ def test_the_wider_limits_are_read_to_the_number() -> None:
             "5:20: min 0.1 is above max 0.0; no portfolio can keep both",
         ),
         ("max_active_weight: 3\n", "5:22: max_active_weight: input should be less than or equal to 1; found 3"),
-        ("no_buy: [NVDIA]\n", "5:3: unknown security 'NVDIA'; did you mean 'NVDA'?"),
+        ("no_buy: [NVDIA]\n", "5:12: unknown security 'NVDIA'; did you mean 'NVDA'?"),
     ],
 )
 def test_a_fault_of_the_wider_limits_is_told_with_its_place(text: str, fault: str) -> None:

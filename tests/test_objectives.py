@@ -251,6 +251,6 @@ def test_a_mandate_reads_its_objective_and_refuses_an_alpha_that_nothing_looks_a
     ]
     assert "least_cost looks at no alpha" in faults_of(HEAD + "objective: least_cost\nalpha: {AGG: 0.1}\n")[0]
     (fault,) = faults_of(HEAD + "objective: mean_variance\nalpha: {NVDIA: 0.04}\n")
-    assert fault == "mandates/m.yaml:5:1: unknown security 'NVDIA'; did you mean 'NVDA'?"
+    assert fault == "mandates/m.yaml:5:9: unknown security 'NVDIA'; did you mean 'NVDA'?"
     (fault,) = faults_of(HEAD + "objective: mean_variance\nalpha: {NVDA: 4}\n")
     assert fault == "mandates/m.yaml:5:15: NVDA: input should be less than or equal to 1; found 4"

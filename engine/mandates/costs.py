@@ -2,9 +2,9 @@
 
 from typing import Annotated
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field
 
-from engine.documents import Strict, suggestion
+from engine.documents import Strict, known
 
 
 class Costs(Strict):
@@ -23,13 +23,6 @@ class Costs(Strict):
     impact: float = Field(default=0.0, ge=0.0, le=10.0)
     unknown_volume_base: float = Field(default=1e6, gt=0.0, le=1e12)
     borrow_bps: float = Field(default=0.0, ge=0.0, le=1e4)
-    borrow_bps_of: dict[str, Annotated[float, Field(ge=0.0, le=1e5)]] = Field(default_factory=dict)
-
-    @field_validator("borrow_bps_of")
-    @classmethod
-    def _are_known(cls, borrow: dict[str, float], info: ValidationInfo) -> dict[str, float]:
-        known = (info.context or {}).get("security")
-        for name in borrow:
-            if known is not None and name not in known:
-                raise ValueError(f"unknown security {name!r}{suggestion(name, known)}")
-        return borrow
+    borrow_bps_of: dict[Annotated[str, known("security", "security")], Annotated[float, Field(ge=0.0, le=1e5)]] = Field(
+        default_factory=dict
+    )

@@ -1,11 +1,11 @@
 """A mandate: the limits a portfolio must keep and what it prefers inside them."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from engine.documents import Strict, parse_document, suggestion
+from engine.documents import Strict, known, parse_document, suggestion
 from engine.errors import ConfigurationError
 from engine.mandates.costs import Costs
 from engine.mandates.lots import Lots
@@ -17,17 +17,10 @@ LARGEST_EXPOSURE: Final = 10.0
 LARGEST_GROSS: Final = 10.0
 """Gross exposure beyond this is a slip of the pen and refused."""
 
-KEYS: Final = {
-    "tiers": "bucket",
-    "active_tiers": "bucket",
-    "weights": "security",
-    "active_weights": "security",
-    "sectors": "sector",
-    "active_sectors": "sector",
-    "factors": "factor",
-    "active_factors": "factor",
-}
-"""What the keys of each band name, in the vocabulary of the universe."""
+Tier: TypeAlias = Annotated[str, known("bucket", "tier")]
+Sector: TypeAlias = Annotated[str, known("sector", "sector")]
+Factor: TypeAlias = Annotated[str, known("factor", "factor")]
+Security: TypeAlias = Annotated[str, known("security", "security")]
 
 LEAST_COST: Final = 1e-6
 """Lowest cost of a name where costs alone are minimised, fraction of the traded value: a hundredth of a basis point."""
@@ -98,9 +91,9 @@ class StressBudget(Strict):
     @field_validator("scenario")
     @classmethod
     def _is_known(cls, name: str, info: ValidationInfo) -> str:
-        known = (info.context or {}).get("scenario")
-        if known is not None and name not in known:
-            raise ValueError(f"unknown scenario {name!r}{suggestion(name, known)}")
+        allowed = (info.context or {}).get("scenario")
+        if allowed is not None and name not in allowed:
+            raise ValueError(f"unknown scenario {name!r}{suggestion(name, allowed)}")
         return name
 
 
@@ -126,9 +119,9 @@ class ShortfallLimit(Strict):
     @classmethod
     def _is_a_tree(cls, name: str, info: ValidationInfo) -> str:
         context = info.context or {}
-        known, trees = context.get("scenario"), context.get("tree")
-        if known is not None and name not in known:
-            raise ValueError(f"unknown scenario {name!r}{suggestion(name, trees or known)}")
+        allowed, trees = context.get("scenario"), context.get("tree")
+        if allowed is not None and name not in allowed:
+            raise ValueError(f"unknown scenario {name!r}{suggestion(name, trees or allowed)}")
         if trees is not None and name not in trees:
             shown = f"trees are {', '.join(trees)}" if trees else "the library has no tree"
             raise ValueError(f"shortfall:{name}: {name!r} is not a tree and has no leaves; {shown}")
@@ -169,28 +162,28 @@ class LimitSet(Strict):
     """
 
     max_weight: float = Field(default=1.0, gt=0.0, le=1.0)
-    weights: dict[str, Band] = Field(default_factory=dict)
+    weights: dict[Security, Band] = Field(default_factory=dict)
     max_short: float = Field(default=0.0, ge=0.0, le=1.0)
     gross: float | None = Field(default=None, gt=0.0, le=LARGEST_GROSS)
     net: ExposureBand | None = None
     max_active_weight: float = Field(default=1.0, gt=0.0, le=1.0)
-    active_weights: dict[str, ActiveBand] = Field(default_factory=dict)
+    active_weights: dict[Security, ActiveBand] = Field(default_factory=dict)
     turnover: float = Field(default=2.0, ge=0.0, le=2.0)
     participation: Participation | None = None
     tracking_error: float | None = Field(default=None, gt=0.0, le=1.0)
     cash: Band = Field(default_factory=Band)
-    tiers: dict[str, Band] = Field(default_factory=dict)
-    active_tiers: dict[str, ActiveBand] = Field(default_factory=dict)
-    sectors: dict[str, Band] = Field(default_factory=dict)
-    active_sectors: dict[str, ActiveBand] = Field(default_factory=dict)
-    factors: dict[str, ExposureBand] = Field(default_factory=dict)
-    active_factors: dict[str, ExposureBand] = Field(default_factory=dict)
+    tiers: dict[Tier, Band] = Field(default_factory=dict)
+    active_tiers: dict[Tier, ActiveBand] = Field(default_factory=dict)
+    sectors: dict[Sector, Band] = Field(default_factory=dict)
+    active_sectors: dict[Sector, ActiveBand] = Field(default_factory=dict)
+    factors: dict[Factor, ExposureBand] = Field(default_factory=dict)
+    active_factors: dict[Factor, ExposureBand] = Field(default_factory=dict)
     stress: tuple[StressBudget, ...] = ()
     shortfall: tuple[ShortfallLimit, ...] = ()
-    excluded: tuple[str, ...] = ()
-    no_buy: tuple[str, ...] = ()
-    no_sell: tuple[str, ...] = ()
-    frozen: tuple[str, ...] = ()
+    excluded: tuple[Security, ...] = ()
+    no_buy: tuple[Security, ...] = ()
+    no_sell: tuple[Security, ...] = ()
+    frozen: tuple[Security, ...] = ()
     priorities: dict[str, Annotated[int, Field(ge=0, le=LOWEST)]] = Field(default_factory=dict)
 
     def priority(self, limit_id: str) -> int:
@@ -227,17 +220,6 @@ class LimitSet(Strict):
         """Every limit on what a scenario may cost."""
         return (*self.stress, *self.shortfall)
 
-    @field_validator(*KEYS)
-    @classmethod
-    def _keys_are_known(cls, bands: dict[str, Strict], info: ValidationInfo) -> dict[str, Strict]:
-        kind = KEYS[str(info.field_name)]
-        known = (info.context or {}).get(kind)
-        for name in bands:
-            if known is not None and name not in known:
-                word = "tier" if kind == "bucket" else kind
-                raise ValueError(f"unknown {word} {name!r}{suggestion(name, known)}")
-        return bands
-
     @field_validator("cash", "tiers", "sectors")
     @classmethod
     def _are_not_short(cls, value: Band | dict[str, Band], info: ValidationInfo) -> Band | dict[str, Band]:
@@ -250,8 +232,8 @@ class LimitSet(Strict):
 
     @field_validator(*LISTS)
     @classmethod
-    def _are_listed(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        return _known_securities(names, info)
+    def _are_sorted(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(set(names)))
 
     @model_validator(mode="after")
     def _lists_agree(self) -> "LimitSet":
@@ -315,22 +297,16 @@ class Mandate(Strict):
     version: str = Field(pattern=r"^\d+\.\d+\.\d+$")
     objective: Literal["minimum_active_risk", "mean_variance", "least_cost"] = "minimum_active_risk"
     risk_aversion: float = Field(default=10.0, gt=0.0, le=1e4)
-    alpha: dict[str, Annotated[float, Field(ge=-1.0, le=1.0)]] = Field(default_factory=dict)
+    alpha: dict[Security, Annotated[float, Field(ge=-1.0, le=1.0)]] = Field(default_factory=dict)
     limits: LimitSet = Field(default_factory=LimitSet)
     costs: Costs = Field(default_factory=Costs)
     lots: Lots = Field(default_factory=Lots)
-    buy_list: tuple[str, ...] = ()
+    buy_list: tuple[Security, ...] = ()
 
     @field_validator("buy_list")
     @classmethod
-    def _is_listed(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        return _known_securities(names, info)
-
-    @field_validator("alpha")
-    @classmethod
-    def _is_known(cls, alpha: dict[str, float], info: ValidationInfo) -> dict[str, float]:
-        _known_securities(tuple(alpha), info)
-        return alpha
+    def _is_sorted(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(set(names)))
 
     @model_validator(mode="after")
     def _alpha_counts(self) -> "Mandate":
@@ -339,14 +315,6 @@ class Mandate(Strict):
                 f"objective {self.objective} looks at no alpha; say objective: mean_variance, or drop alpha"
             )
         return self
-
-
-def _known_securities(names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-    known = (info.context or {}).get("security")
-    for name in names:
-        if known is not None and name not in known:
-            raise ValueError(f"unknown security {name!r}{suggestion(name, known)}")
-    return tuple(sorted(set(names)))
 
 
 def mandate_schema() -> dict[str, Any]:

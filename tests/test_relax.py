@@ -15,6 +15,7 @@ from test_rebalance import LOOSE, plain_book
 
 from engine.book.answers import conflict_table, limit_table
 from engine.book.breaches import gave_way, why_not
+from engine.conventions import FEASIBILITY
 from engine.mandates.mandate import Mandate
 from engine.rebalance.certificate import Verdict, prove_infeasible
 from engine.rebalance.conflict import NAME_KINDS, Court, without
@@ -89,10 +90,13 @@ def torn_book(seed: int, n: int = 10) -> Book:
     return replace(book, limits=limits, sectors={f"S{i}": "tech" for i in range(0, n, 3)})
 
 
-def levels_by_linprog(book: Book, given: list[float] | None = None) -> tuple[bool, bool, list[float]]:
+def levels_by_linprog(
+    book: Book, given: list[float] | None = None, room: float = 0.0
+) -> tuple[bool, bool, list[float]]:
     """Whether all limits can be kept, whether priority 0 can, and the least of every level by HiGHS.
 
     The earlier levels are held at the totals given, which have their margins, or at their least.
+    Every limit may be missed by ``room`` besides.
     Variables: weights, trades, and a slack for every row and both sides of every weight band.
     """
     problem, limits = book.problem, book.mandate.limits
@@ -135,7 +139,7 @@ def levels_by_linprog(book: Book, given: list[float] | None = None) -> tuple[boo
         found = linprog(
             np.concatenate([np.zeros(2 * n), price]),
             A_ub=np.vstack([*rows, *more]),
-            b_ub=np.concatenate([bounds, [total for _, total in held]]),
+            b_ub=np.concatenate([bounds, [total for _, total in held]]) + room,
             bounds=box,
             method="highs-ds",
             options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
@@ -191,7 +195,9 @@ def check_book(seed: int) -> str:
     found = totals(book, answer.relaxed)
     # The margin of one level moves the later ones, many times over where prices differ much: so like for like.
     _, _, least = levels_by_linprog(book, found)
-    assert found == pytest.approx(least, rel=1e-6, abs=1e-8), seed
+    # A billionth of an earlier limit, which any answer may miss, lets a steep later level give way by less.
+    _, _, lowest = levels_by_linprog(book, found, FEASIBILITY)
+    assert all(low - tiny <= one <= high + tiny for low, one, high, tiny in brackets(lowest, found, least)), seed
     priority = book.mandate.limits.priority
     assert all(priority(name) > 0 for name in answer.relaxed)
     after = missed(book.problem, answer.weights)
@@ -200,6 +206,13 @@ def check_book(seed: int) -> str:
         before = missed(book.problem, book.problem.start)
         assert all(value <= max(before[name], 0.0) + 1e-9 for name, value in after.items()), seed
     return "relaxed"
+
+
+def brackets(
+    lowest: list[float], found: list[float], least: list[float]
+) -> Iterable[tuple[float, float, float, float]]:
+    """Each level's total with the least with and without the room for rounding, and how near is near enough."""
+    return [(low, one, high, max(1e-6 * high, 1e-8)) for low, one, high in zip(lowest, found, least, strict=True)]
 
 
 def keeps_today(book: Book) -> bool:
@@ -214,6 +227,11 @@ def keeps_today(book: Book) -> bool:
 def test_what_gives_way_is_what_a_second_solver_says() -> None:
     found = [check_book(seed) for seed in range(16)]
     assert {state: found.count(state) for state in set(found)}.keys() == {"certified", "infeasible", "relaxed"}
+
+
+def test_a_thin_inside_and_a_steep_price_are_answered_as_any_other() -> None:
+    # The interior point leaves 611 a point outside; in 270 a unit of the first level saves 239 of the fifth.
+    assert [check_book(seed) for seed in (270, 611)] == ["relaxed", "relaxed"]
 
 
 @pytest.mark.soak

@@ -94,8 +94,8 @@ def least_of(book: ConeBook, level: int, held: Mapping[int, float], most: Mappin
     ]
     priced = [over[name] for name in most if limits.priority(name) == level]
     program = cp.Problem(cp.Minimize(cp.sum(priced) if priced else 0.0), kept)
-    program.solve(solver=cp.CLARABEL, tol_gap_abs=1e-11, tol_gap_rel=1e-11, tol_feas=1e-11)
-    return float(program.value) if program.status in ("optimal", "optimal_inaccurate") else None
+    program.solve(solver=cp.SCIPY, scipy_options={"method": "highs-ds", "primal_feasibility_tolerance": 1e-10})
+    return float(program.value) if program.status == "optimal" else None
 
 
 def uses_of(book: ConeBook, weights: Mapping[str, float]) -> dict[str, float]:
@@ -129,9 +129,6 @@ def check_book(seed: int) -> str:
     if least_of(book, 0, {}, dict.fromkeys(soft, np.inf)) is None:
         assert answer.status == "infeasible", seed
         return "infeasible"
-    if answer.status == "held":
-        assert not answer.relaxed and (answer.weights == book.problem.start).all(), seed
-        return "held"
     assert answer.status == "certified" and answer.relaxed, seed
     most = {name: max(today[name], 0.0) for name in soft}
     if least_of(book, 0, {}, most) is None:
@@ -158,8 +155,10 @@ def test_leverage_and_tails_give_way_by_what_a_second_program_says() -> None:
 def test_none_of_two_hundred_long_short_books_gives_way_by_more_than_it_must() -> None:
     found = [check_book(seed) for seed in range(3, 203)]
     assert found.count("relaxed") > 100 and found.count("infeasible") > 15
-    # No solver meets the limits of books 127 and 135 to a billionth; nothing is claimed and nothing trades.
-    assert found.count("held") <= 2
+
+
+def test_a_book_whose_inside_is_too_thin_for_an_interior_point_is_answered_by_simplex() -> None:
+    assert check_book(127) == "relaxed"
 
 
 @cache

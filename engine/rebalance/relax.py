@@ -13,7 +13,7 @@ from engine.rebalance.attempt import Attempt
 from engine.rebalance.conflict import Conflict, Court, Member, desk_bound, find_conflict, without
 from engine.rebalance.evidence import Claim
 from engine.rebalance.problem import GROSS, TRACKING_ERROR, Problem
-from engine.rebalance.relax_program import LEVELS, RelaxedAnswer, RelaxPrograms, Slack, limit_ids
+from engine.rebalance.relax_program import LEVELS, RelaxedAnswer, RelaxPrograms, Slack, is_linear, limit_ids
 from engine.rebalance.relaxed_certificate import LOTS, LevelProof, Relaxation, with_room
 from engine.rebalance.solve import Answer, Judge, Programs, repairs, solve_problem
 
@@ -76,15 +76,22 @@ def settle(problem: Problem, answer: Answer, tools: Tools, court: Court) -> Sett
         return Settlement(replace(answer, duals=conflict.duals, conflict=conflict.amount), conflict)
     held = replace(answer, status="held", duals={}, conflict=0.0)
     limits = _choose(problem, tools, court)
-    relaxation = _descend(limits, tools.relaxing)
-    if relaxation is not None and relaxation.amounts:
+    # Simplex is exact where what is left inside is thinner than an interior point can see.
+    for exact in (False, True) if is_linear(problem) else (False,):
+        relaxation = _descend(limits, tools.relaxing, exact=exact)
+        if relaxation is None or not relaxation.amounts:
+            continue
         wide = widen(problem, limits.hard, relaxation.amounts)
-        found = _solve_widened(wide, tools.programs, lambda claim: court.certify(claim, relaxation))
+        found = _solve_widened(wide, tools.programs, _judge(court, relaxation))
         if found.status == "certified":
             roomy = widen(problem, limits.hard, _roomy(problem, relaxation.amounts))
             return Settlement(replace(found, relaxed=relaxation.amounts), None, roomy, relaxation)
         held = replace(held, verdict=found.verdict, solver=found.solver)
     return Settlement(held, None)
+
+
+def _judge(court: Court, relaxation: Relaxation) -> Judge:
+    return lambda claim: court.certify(claim, relaxation)
 
 
 def _stand_still(problem: Problem, answer: Answer, court: Court) -> Settlement:
@@ -216,7 +223,7 @@ def _slack(limits: _Limits, held: Mapping[int, float], level: int) -> Slack:
     )
 
 
-def _descend(limits: _Limits, programs: RelaxPrograms) -> Relaxation | None:
+def _descend(limits: _Limits, programs: RelaxPrograms, *, exact: bool) -> Relaxation | None:
     """The least of every level in turn, with its multipliers, and the amounts of the last answer."""
     held: dict[int, float] = {}
     proofs: dict[int, LevelProof] = {} if limits.worse is None else {0: limits.worse}
@@ -225,7 +232,7 @@ def _descend(limits: _Limits, programs: RelaxPrograms) -> Relaxation | None:
     for level in range(1, LEVELS + 1):
         if level not in stated:
             continue
-        found = programs.solve(limits.hard, _slack(limits, held, level))
+        found = programs.solve(limits.hard, _slack(limits, held, level), exact=exact)
         if found is None:
             return None
         least = sum(_given(limits, found, level).values())

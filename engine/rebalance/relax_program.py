@@ -1,4 +1,4 @@
-"""The program of what gives way, in cvxpy, compiled once for each shape (DPP), solved by Clarabel."""
+"""The program of what gives way, in cvxpy, compiled once for each shape (DPP), solved by Clarabel or HiGHS."""
 
 import warnings
 from collections.abc import Mapping
@@ -16,6 +16,15 @@ LEVELS: Final = 5
 """Priorities that may give way, 1 to 5."""
 
 TOLERANCE: Final = 1e-10
+
+SIMPLEX: Final = {
+    "solver": "SCIPY",  # the same HiGHS without its banner on standard output
+    "scipy_options": {
+        "method": "highs-ds",
+        "primal_feasibility_tolerance": TOLERANCE,
+        "dual_feasibility_tolerance": TOLERANCE,
+    },
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +140,13 @@ class RelaxProgram:
             cp.Minimize(self.price @ self.e + weights + self.common), [*self.limits, *bounds, *slacks]
         )
 
-    def solve(self, problem: Problem, slack: Slack) -> RelaxedAnswer | None:
+    def solve(self, problem: Problem, slack: Slack, *, exact: bool = False) -> RelaxedAnswer | None:
         """The least of what may give way, or None where the solver found nothing.
 
         Args:
             problem: The numbers; its bounds on weights hold.
             slack: What may give way.
+            exact: By the simplex method of HiGHS; for a linear program.
         """
         from cvxpy.error import SolverError  # noqa: PLC0415  as above
 
@@ -145,9 +155,10 @@ class RelaxProgram:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             tolerance = TOLERANCE * (FINER if self.cones.margins or self.capped else 1.0)
-            options = {"tol_gap_abs": tolerance, "tol_gap_rel": tolerance, "tol_feas": tolerance}
+            options: dict[str, Any] = {"tol_gap_abs": tolerance, "tol_gap_rel": tolerance, "tol_feas": tolerance}
+            options = {"solver": "CLARABEL", "max_iter": 200, "max_threads": 1, **options}
             try:
-                self.problem.solve(solver="CLARABEL", warm_start=False, max_iter=200, max_threads=1, **options)
+                self.problem.solve(warm_start=False, **(SIMPLEX if exact else options))
             except (SolverError, ValueError, ZeroDivisionError, MemoryError):
                 return None
         if self.z.value is None or self.limits[0].dual_value is None or not np.isfinite(self.z.value).all():
@@ -213,6 +224,11 @@ def limit_ids(problem: Problem) -> tuple[str, ...]:
     return BUDGET, TURNOVER, TRACKING_ERROR, GROSS, *problem.row_ids, *(cone.limit_id for cone in problem.cones)
 
 
+def is_linear(problem: Problem) -> bool:
+    """Whether every limit of a problem is linear, or a maximum of what is."""
+    return problem.tracking_error is None and not problem.margins
+
+
 def _dual(limit: Any) -> Any:
     value = limit.dual_value
     return value[0] if isinstance(value, list) else value
@@ -224,9 +240,9 @@ class RelaxPrograms:
 
     by_shape: dict[Shape, RelaxProgram] = field(default_factory=dict)
 
-    def solve(self, problem: Problem, slack: Slack) -> RelaxedAnswer | None:
+    def solve(self, problem: Problem, slack: Slack, *, exact: bool = False) -> RelaxedAnswer | None:
         """As ``RelaxProgram.solve``, with the program of the problem's shape."""
         shape = shape_of(problem)
         if shape not in self.by_shape:
             self.by_shape[shape] = RelaxProgram(shape)
-        return self.by_shape[shape].solve(problem, slack)
+        return self.by_shape[shape].solve(problem, slack, exact=exact)

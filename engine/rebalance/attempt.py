@@ -1,6 +1,7 @@
 """What is asked of a solver and what it says: the nouns that every program shares."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
@@ -42,6 +43,7 @@ class RawAnswer:
         solver: Name.
         status: The solver's own word.
         iterations: Count.
+        directions: Of each robust budget, as in a claim; none where it is that of the weights.
     """
 
     weights: Float[np.ndarray, " n_names"] | None
@@ -50,6 +52,7 @@ class RawAnswer:
     solver: str
     status: str
     iterations: int
+    directions: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @runtime_checkable

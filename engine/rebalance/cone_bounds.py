@@ -19,6 +19,9 @@ from engine.rebalance.evidence import Case, Claim, Evidence
 
 UNIT: Final = 2.0**-53
 
+LARGEST: Final = 1e12
+"""A direction that names more of a name than this is not followed there."""
+
 Row = tuple[str, Float[np.ndarray, " n"], float]
 
 
@@ -42,7 +45,8 @@ def read_cones(evidence: Evidence, case: Case, mandate: Mandate, claim: Claim, *
     ``sum_s q_s loss_s(x)``, so ``ES <= L`` implies ``-(sum_s q_s r_s)'x <= L``; ``q`` is the claim's
     leaf multipliers, brought into that set. Robust: for any ``v``, ``sqrt(a'Da) >= v'Da / sqrt(v'Dv)``,
     so ``-r'x + kap sqrt(a'Da) <= L`` implies ``(-r + kap Dv / sqrt(v'Dv))'x <= L``, with ``v`` the
-    claim's own weights; ``D`` is the specific variance over the scenario's horizon, one specific
+    claim's own weights, or ``(-r + kap^2 Dv / max(1, kap sqrt(v'Dv)))'x <= L`` with the ``v`` that it names, which a
+    dual vector shorter than the cone allows; ``D`` is the specific variance over the scenario's horizon, one specific
     return for the lines of an issuer. Against a benchmark ``a = x - xb`` takes the place of ``x``.
     Each bound is widened by what rounding could have taken from the row.
 
@@ -61,7 +65,7 @@ def read_cones(evidence: Evidence, case: Case, mandate: Mandate, claim: Claim, *
     """
     tails = [_tail(evidence, case, limit, claim, benchmarked) for limit in mandate.limits.shortfall]
     robust = [budget for budget in mandate.limits.stress if budget.robust > 0.0]
-    read = [*tails, *(_margin(evidence, case, budget, benchmarked) for budget in robust)]
+    read = [*tails, *(_margin(evidence, case, budget, claim, benchmarked) for budget in robust)]
     return Cones([row for row, _ in read], {row[0]: broken for row, broken in read})
 
 
@@ -83,7 +87,7 @@ def _tail(evidence: Evidence, case: Case, limit: ShortfallLimit, claim: Claim, b
     return implied, _worst_mean(met, most.tolist()) - limit.max_loss
 
 
-def _margin(evidence: Evidence, case: Case, budget: StressBudget, benchmarked: bool) -> tuple[Row, float]:
+def _margin(evidence: Evidence, case: Case, budget: StressBudget, claim: Claim, benchmarked: bool) -> tuple[Row, float]:
     """The row that a robust budget implies, and by how much it is broken."""
     if budget.scenario not in evidence.horizon:
         raise ModelError(f"certificate: {budget.limit_id} is robust, and {budget.scenario} has no horizon")
@@ -91,15 +95,33 @@ def _margin(evidence: Evidence, case: Case, budget: StressBudget, benchmarked: b
     loss = -np.array([evidence.shocks[budget.scenario][name] for name in case.names])
     years = evidence.horizon[budget.scenario] / TRADING_DAYS
     away = case.x - against
-    pull, variance = years * case.own * away, years * case.own
+    pull, deviation = _pull(case, years, away)
+    variance = years * case.own
     for shared, line in case.shared:
-        pull = pull + years * shared * float(line @ away) * line
         variance = variance + years * shared * line
-    deviation = math.sqrt(max(float(pull @ away), 0.0))
     broken = math.fsum(loss * case.x) - math.fsum(loss * against) + budget.robust * deviation - budget.max_loss
-    row = loss + budget.robust * pull / deviation if deviation > 0.0 else loss
+    named = claim.directions.get(budget.limit_id)
+    if named is not None:
+        toward = np.array([named.get(name, 0.0) for name in case.names])
+        pull, size = _pull(case, years, np.where(np.abs(toward) < LARGEST, toward, 0.0))
+        row = loss + budget.robust**2 * pull / max(budget.robust * size, 1.0)
+    else:
+        row = loss + budget.robust * pull / deviation if deviation > 0.0 else loss
     size, bound = np.abs(loss) + budget.robust * np.sqrt(variance), budget.max_loss + math.fsum(row * against)
     return _widened(case, budget.limit_id, row, size, bound, len(case.shared)), broken
+
+
+def _pull(case: Case, years: float, toward: Float[np.ndarray, " n"]) -> tuple[Float[np.ndarray, " n"], float]:
+    """``D v`` and ``sqrt(v'Dv)`` over the years, an issuer's own sum of ``v`` the same in both.
+
+    Lines that nearly cancel leave a sum that is mostly rounding; the row stands for whatever sum was found.
+    """
+    pull, squares = years * case.own * toward, list(years * case.own * toward**2)
+    for variance, line in case.shared:
+        along = float(line @ toward)
+        pull = pull + years * variance * along * line
+        squares.append(years * variance * along**2)
+    return pull, math.sqrt(math.fsum(squares))
 
 
 def _against(case: Case, limit: StressBudget | ShortfallLimit, benchmarked: bool) -> Float[np.ndarray, " n"]:

@@ -11,6 +11,9 @@ from engine.errors import ModelError
 from engine.mandates.mandate import Mandate, ShortfallLimit, StressBudget
 from engine.stress.trees import expected_shortfall
 
+LEAST_OWN = 1e-10
+"""Share of the largest variance that stands for a specific variance of zero."""
+
 LEAF = ":leaf:"
 """Between a limit's id and a leaf's in the id of the leaf's multiplier."""
 
@@ -67,6 +70,14 @@ class Shortfall:
         pnl = self.offsets - self.losses @ weights
         return float(expected_shortfall(pnl[None, :], self.probability, 1.0 - self.level)[0])
 
+    def worst(self, weights: Float[np.ndarray, " n_names"]) -> dict[str, float]:
+        """Each leaf's share of the mean over the worst: the worst leaves first, each as far as it goes."""
+        order = np.argsort(-(self.losses @ weights - self.offsets), kind="stable")
+        before = np.append(0.0, np.cumsum(self.tail[order])[:-1])
+        shares = np.empty(len(order))
+        shares[order] = np.clip(1.0 - before, 0.0, self.tail[order])
+        return dict(zip(self.leaf_ids, shares.tolist(), strict=True))
+
     def pressure(
         self, weights: Float[np.ndarray, " n_names"], duals: Mapping[str, float]
     ) -> Float[np.ndarray, " n_names"]:
@@ -110,9 +121,41 @@ class Margin:
             slope += (self.own**2 * away + self.shared @ (self.shared.T @ away)) / size
         return duals.get(self.limit_id, 0.0) * slope
 
+    def away(self, weights: Float[np.ndarray, " n_names"]) -> Float[np.ndarray, " n_names"]:
+        """``(x - center) / |R'(x - center)|``; 0 where there is no margin."""
+        size = self._margin(weights)
+        return (weights - self.center) / size if size > 0.0 else np.zeros(len(weights))
+
+    def toward(self, dual: Float[np.ndarray, " n_names_and_issuers"]) -> Float[np.ndarray, " n_names"]:
+        """``v`` with ``R'v`` the dual vector, in the order of ``own`` and ``shared``; 0 where ``R`` is."""
+        n, squares = len(self.own), (self.shared**2).sum(axis=0)
+        alone = np.divide(dual[:n], self.own, out=np.zeros(n), where=self.own > 0.0)
+        return alone + self.shared @ np.divide(dual[n:], squares, out=np.zeros(len(squares)), where=squares > 0.0)
+
     def _margin(self, weights: Float[np.ndarray, " n_names"]) -> float:
         away = weights - self.center
         return float(np.sqrt(((self.own * away) ** 2).sum() + ((self.shared.T @ away) ** 2).sum()))
+
+
+def risk_direction(
+    root: Float[np.ndarray, "n_names n_columns"],
+    specific: Float[np.ndarray, " n_names"],
+    dual: Float[np.ndarray, " n_columns_and_names"],
+) -> Float[np.ndarray, " n_names"]:
+    """``v`` whose ``(R'v, sqrt(d) v)`` is nearest to a dual vector: ``Sigma v = R u + sqrt(d) w``, by Woodbury.
+
+    Args:
+        root: ``R`` of the problem.
+        specific: ``d``; zero on the lines that have a column, where a small number takes its place.
+        dual: ``(u, w)``, no longer than 1.
+    """
+    k = root.shape[1]
+    own = np.maximum(specific, LEAST_OWN * float((root**2).sum(axis=1).max(initial=0.0) + specific.max(initial=0.0)))
+    if not own.min(initial=1.0) > 0.0:
+        return np.zeros(len(own))
+    pull = root @ dual[:k] + np.sqrt(specific) * dual[k:]
+    over = root / own[:, None]
+    return pull / own - over @ np.linalg.solve(np.eye(k) + root.T @ over, over.T @ pull)
 
 
 def state_shortfalls(

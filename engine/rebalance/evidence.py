@@ -72,10 +72,13 @@ class Claim:
             ``net:max|min`` ``tracking_error`` ``tier:<t>:max|min`` ``stress:<s>`` ``stress:<s>:active``
             ``sector|factor|active_tier|active_sector|active_factor:<key>:max|min``
             ``shortfall:<s>`` ``shortfall:<s>:active``, with ``:leaf:<leaf>`` after it that of a leaf.
+        directions: By the id of a robust budget, the direction by name in which its margin is cut;
+            without one it is cut in that of the weights.
     """
 
     weights: Mapping[str, float]
     duals: Mapping[str, float]
+    directions: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

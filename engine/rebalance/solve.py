@@ -17,12 +17,16 @@ from engine.rebalance.polish import polish
 from engine.rebalance.problem import Problem
 from engine.rebalance.reduction import solve_reduced
 from engine.rebalance.shape import Shape, shape_of
+from engine.rebalance.tangents import solve_on_tangents
 
 DUST: Final = (1e-7, 1e-8, 1e-9, 1e-10, 1e-11, 1e-12, 0.0)
 """Trades below this fraction of NAV are left out, the largest size first that still certifies."""
 
 SMALLEST_UNIT: Final = 1e-6
 SMALLEST_OBJECTIVE: Final = 1e-10
+
+TIGHT: Final = 1e-12
+"""Tolerance of the last digits on tangents."""
 
 SHOWN: Final = 3
 """Names whose limits leave no weight, that are told by name."""
@@ -186,8 +190,8 @@ def solve_problem(problem: Problem, programs: Programs, *, judge: Judge, refute:
         last = solve_reduced(problem, attempt) if short else programs.fit(problem).solve(problem, attempt)
         usable = last.weights is not None and bool(np.isfinite(last.weights).all())
         if usable:
-            for raw, weights in _sharpened(problem, last):
-                verdict = judge(Claim(dict(zip(problem.names.labels, weights.tolist(), strict=True)), raw.duals))
+            for raw, weights in sharpened(problem, last):
+                verdict = judge(claim_of(problem, weights, raw))
                 if verdict.accepted:
                     return Answer("certified", weights, raw.duals, verdict, 0.0, raw.solver, number, raw.iterations)
                 if raw is last:
@@ -240,13 +244,21 @@ def _nowhere_to_go(problem: Problem, apart: Float[np.ndarray, " n_names"], refut
     return Answer(status, problem.start, duals, None, conflict, "none", 0, 0)
 
 
-def _sharpened(problem: Problem, raw: RawAnswer) -> Iterator[tuple[RawAnswer, Float[np.ndarray, " n_names"]]]:
+def claim_of(problem: Problem, weights: Float[np.ndarray, " n_names"], raw: RawAnswer) -> Claim:
+    """What is said of the weights: themselves by name, and what the solver gave to prove them."""
+    return Claim(dict(zip(problem.names.labels, weights.tolist(), strict=True)), raw.duals, raw.directions)
+
+
+def sharpened(problem: Problem, raw: RawAnswer) -> Iterator[tuple[RawAnswer, Float[np.ndarray, " n_names"]]]:
     """The repaired answer, and if none of that is certified the same with its last digits solved for."""
     if raw.weights is None:
         return
     for weights in repairs(problem, raw.weights):
         yield raw, weights
     sharp = polish(problem, raw)
+    if sharp is raw:
+        unit = float(np.clip(np.abs(raw.weights - problem.start).max(initial=0.0), SMALLEST_UNIT, 1.0))
+        sharp = solve_on_tangents(problem, raw, Attempt("PIQP", unit=unit, tolerance=TIGHT))
     if sharp is not raw and sharp.weights is not None and np.isfinite(sharp.weights).all():
         for weights in repairs(problem, sharp.weights):
             yield sharp, weights

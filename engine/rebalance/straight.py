@@ -1,48 +1,94 @@
 """Limits that are no rows as rows: their tangents at an answer, for changes that are small."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
 
-from engine.rebalance.cones import Shortfall
-from engine.rebalance.problem import GROSS, Problem
+from engine.rebalance.cones import Margin, Shortfall
+from engine.rebalance.problem import GROSS, TRACKING_ERROR, Problem
 
 
-def straighten(problem: Problem, weights: Float[np.ndarray, " n_names"]) -> Problem:
-    """The problem with every shortfall, robust budget and gross replaced by its tangent at the weights.
+@dataclass(frozen=True, slots=True)
+class Tangent:
+    """``slope'x <= bound``, which every portfolio inside a convex limit keeps.
 
-    For ``g(x) <= b``, convex: ``g(w) + s'(x - w) <= b`` with the slope ``s`` at ``w``. A change of a millionth of
-    NAV misses the limit itself by its square, where no leaf of a shortfall is tied with another and no weight
-    changes its sign; what is missed by more the certificate refuses.
+    Args:
+        limit_id: The limit.
+        slope: At the weights where it touches.
+        bound: Fraction of NAV.
+        leaves: Of a shortfall, each leaf's share of the mean, by the id of its multiplier.
+        toward: Of a robust budget, ``(w - center) / |R'(w - center)|``.
+    """
+
+    limit_id: str
+    slope: Float[np.ndarray, " n_names"]
+    bound: float
+    leaves: Mapping[str, float]
+    toward: Float[np.ndarray, " n_names"] | None
+
+
+def lay_tangents(problem: Problem, weights: Float[np.ndarray, " n_names"]) -> list[Tangent]:
+    """The tangent of every shortfall, robust budget and gross at the weights.
+
+    For ``g(x) <= b``, convex: ``g(w) + s'(x - w) <= b`` with the slope ``s`` at ``w``.
 
     Args:
         problem: One book's program.
-        weights: An answer inside its limits.
+        weights: Where they touch.
     """
-    tangents: list[tuple[str, Float[np.ndarray, " n_names"], float]] = []
+    found = []
     for cone in problem.cones:
-        slope = cone.pressure(weights, _worst(cone, weights) if isinstance(cone, Shortfall) else {cone.limit_id: 1.0})
-        tangents.append((cone.limit_id, slope, cone.bound - cone.used(weights) + float(slope @ weights)))
+        leaves = cone.worst(weights) if isinstance(cone, Shortfall) else {}
+        slope = cone.pressure(weights, leaves or {cone.limit_id: 1.0})
+        toward = cone.away(weights) if isinstance(cone, Margin) else None
+        bound = cone.bound - cone.used(weights) + float(slope @ weights)
+        found.append(Tangent(cone.limit_id, slope, bound, leaves, toward))
     if problem.gross is not None:
-        tangents.append((GROSS, np.sign(weights), problem.gross))
+        found.append(Tangent(GROSS, np.sign(weights), problem.gross, {}, None))
+    return found
+
+
+def flatten(problem: Problem, tangents: list[Tangent], ids: list[str]) -> Problem:
+    """The problem with tangents, under these ids, in place of every limit that is no row."""
     if not tangents:
         return problem
     return replace(
         problem,
-        row_ids=(*problem.row_ids, *(name for name, _, _ in tangents)),
-        rows=np.vstack([problem.rows, *(slope for _, slope, _ in tangents)]),
-        bounds=np.append(problem.bounds, [bound for _, _, bound in tangents]),
+        row_ids=(*problem.row_ids, *ids),
+        rows=np.vstack([problem.rows, *(tangent.slope for tangent in tangents)]),
+        bounds=np.append(problem.bounds, [tangent.bound for tangent in tangents]),
         shortfalls=(),
         margins=(),
         gross=None,
     )
 
 
-def _worst(limit: Shortfall, weights: Float[np.ndarray, " n_names"]) -> dict[str, float]:
-    """Each leaf's share of the mean over the worst: the worst leaves first, each as far as it goes."""
-    order = np.argsort(-(limit.losses @ weights - limit.offsets), kind="stable")
-    before = np.append(0.0, np.cumsum(limit.tail[order])[:-1])
-    shares = np.empty(len(order))
-    shares[order] = np.clip(1.0 - before, 0.0, limit.tail[order])
-    return dict(zip(limit.leaf_ids, shares.tolist(), strict=True))
+def risk_tangent(problem: Problem, weights: Float[np.ndarray, " n_names"]) -> Tangent:
+    """The tangent of the cap on the tracking error at the weights.
+
+    Args:
+        problem: One book's program, with a cap.
+        weights: Where it touches.
+    """
+    active = weights - problem.benchmark
+    risk = problem.root @ (problem.root.T @ active) + problem.specific * active
+    volatility = float(np.sqrt(max(active @ risk, 0.0)))
+    slope = risk / volatility if volatility > 0.0 else np.zeros(len(weights))
+    bound = (problem.tracking_error or 0.0) + float(slope @ problem.benchmark)
+    return Tangent(TRACKING_ERROR, slope, bound, {}, None)
+
+
+def straighten(problem: Problem, weights: Float[np.ndarray, " n_names"]) -> Problem:
+    """The problem with every shortfall, robust budget and gross replaced by its tangent at the weights.
+
+    A change of a millionth of NAV misses the limit itself by its square, where no leaf of a shortfall is tied with
+    another and no weight changes its sign; what is missed by more the certificate refuses.
+
+    Args:
+        problem: One book's program.
+        weights: An answer inside its limits.
+    """
+    tangents = lay_tangents(problem, weights)
+    return flatten(problem, tangents, [tangent.limit_id for tangent in tangents])

@@ -21,9 +21,10 @@ from engine.rebalance.certificate import Verdict, prove_infeasible
 from engine.rebalance.conflict import NAME_KINDS, Court, without
 from engine.rebalance.cure_certificate import prove_cure
 from engine.rebalance.evidence import Claim
+from engine.rebalance.level_bound import LevelProof
 from engine.rebalance.problem import Problem, state_problem
 from engine.rebalance.relax import Settlement, Tools, missed, settle
-from engine.rebalance.relaxed_certificate import LevelProof, Relaxation, certify_relaxed
+from engine.rebalance.relaxed_certificate import Relaxation, certify_relaxed
 from engine.rebalance.solve import Answer
 
 TOOLS = Tools()
@@ -303,7 +304,7 @@ def test_a_level_without_its_proof_or_with_another_levels_is_refused() -> None:
             rest = {key: proof for key, proof in why.proofs.items() if key != level}
             assert not court_of(book).certify(claim, replace(why, proofs=rest)).accepted
             if sum(amount for name, amount in why.amounts.items() if priority(name) == level) > 1e-6:
-                empty = {**rest, level: replace(why.proofs[level], duals={})}
+                empty = {**rest, level: replace(why.proofs[level], duals={}, others=())}
                 assert not court_of(book).certify(claim, replace(why, proofs=empty)).accepted
 
 

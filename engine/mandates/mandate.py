@@ -187,9 +187,8 @@ class LimitSet(Strict):
     priorities: dict[str, Annotated[int, Field(ge=0, le=LOWEST)]] = Field(default_factory=dict)
 
     def priority(self, limit_id: str) -> int:
-        """Priority of one limit by its id, as in the table ``limits``; a robust budget must hold."""
-        robust = any(budget.limit_id == limit_id and budget.robust > 0.0 for budget in self.stress)
-        return 0 if robust else priority_of(limit_id, self.priorities)
+        """Priority of one limit by its id, as in the table ``limits``."""
+        return priority_of(limit_id, self.priorities)
 
     @property
     def active(self) -> tuple[str, ...]:

@@ -52,14 +52,38 @@ class ConeBlock:
             problem: The book's.
             limits: From ``limits``, solved.
         """
-        values = [np.atleast_1d(np.asarray(limit.dual_value, dtype=np.float64)) for limit in limits]
+        plain = 2 * len(problem.shortfalls)
+        values = [np.atleast_1d(np.asarray(limit.dual_value, dtype=np.float64)) for limit in limits[:plain]]
         found: dict[str, Any] = {}
         for at, limit in enumerate(problem.shortfalls):
             found[limit.limit_id] = values[2 * at][0]
             found |= dict(zip(limit.leaf_ids, values[2 * at + 1], strict=True))
-        for budget, value in zip(problem.margins, values[2 * len(problem.shortfalls) :], strict=True):
-            found[budget.limit_id] = value[0]
+        for budget, limit in zip(problem.margins, limits[plain:], strict=True):
+            found[budget.limit_id] = np.atleast_1d(limit.dual_value[0])[0]
         return found
+
+    def directions(self, problem: Problem, limits: list[Any]) -> dict[str, Any]:
+        """The direction of each robust budget's dual vector, ``R'v`` no longer than 1, by id.
+
+        Args:
+            problem: The book's.
+            limits: From ``limits``, solved.
+        """
+        found: dict[str, Any] = {}
+        for budget, limit in zip(problem.margins, limits[2 * len(problem.shortfalls) :], strict=True):
+            toward = cone_direction(limit)
+            if toward is not None:
+                found[budget.limit_id] = budget.toward(toward)
+        return found
+
+
+def cone_direction(limit: Any) -> Any:
+    """The dual vector of ``|X| <= t`` over its size, no longer than 1; None where the limit costs nothing."""
+    size, vector = float(np.atleast_1d(limit.dual_value[0])[0]), np.ravel(limit.dual_value[1])
+    if size == 0.0:
+        return None
+    # Which sign a dual vector has differs between versions of cvxpy; it points where the book stands.
+    return np.sign(vector @ np.ravel(limit.args[1].value)) * vector / abs(size)
 
 
 class _Tail:
@@ -81,4 +105,4 @@ class _Spread:
         moved = cp.multiply(self.own, z)
         if self.shared.shape[0]:
             moved = cp.hstack([moved, self.shared @ z])
-        return cp.norm(moved + self.now) <= self.room - self.loss @ z + slack
+        return cp.SOC(self.room - self.loss @ z + slack, moved + self.now)

@@ -12,10 +12,12 @@ from engine.mandates.mandate import Band
 from engine.rebalance.attempt import Attempt
 from engine.rebalance.conflict import Conflict, Court, Member, desk_bound, find_conflict, without
 from engine.rebalance.evidence import Claim
+from engine.rebalance.level_bound import LevelProof
 from engine.rebalance.problem import GROSS, TRACKING_ERROR, Problem
-from engine.rebalance.relax_program import LEVELS, RelaxedAnswer, RelaxPrograms, Slack, is_linear, limit_ids
-from engine.rebalance.relaxed_certificate import LOTS, LevelProof, Relaxation, with_room
-from engine.rebalance.solve import Answer, Judge, Programs, repairs, solve_problem
+from engine.rebalance.relax_newton import take_steps
+from engine.rebalance.relax_program import LEVELS, RelaxedAnswer, RelaxPrograms, Slack, limit_ids
+from engine.rebalance.relaxed_certificate import LOTS, Relaxation, with_room
+from engine.rebalance.solve import Answer, Judge, Programs, claim_of, sharpened, solve_problem
 
 ABSOLUTE_MARGIN: Final = 5e-9
 RELATIVE_MARGIN: Final = 5e-7
@@ -76,9 +78,8 @@ def settle(problem: Problem, answer: Answer, tools: Tools, court: Court) -> Sett
         return Settlement(replace(answer, duals=conflict.duals, conflict=conflict.amount), conflict)
     held = replace(answer, status="held", duals={}, conflict=0.0)
     limits = _choose(problem, tools, court)
-    # Simplex is exact where what is left inside is thinner than an interior point can see.
-    for exact in (False, True) if is_linear(problem) else (False,):
-        relaxation = _descend(limits, tools.relaxing, exact=exact)
+    for second in (False, True):
+        relaxation = _descend(limits, tools.relaxing, second=second)
         if relaxation is None or not relaxation.amounts:
             continue
         wide = widen(problem, limits.hard, relaxation.amounts)
@@ -125,10 +126,10 @@ def _solve_widened(problem: Problem, programs: Programs, judge: Judge) -> Answer
         raw = programs.fit(problem).solve(problem, Attempt(solver))
         if raw.weights is None or not np.isfinite(raw.weights).all():
             continue
-        for weights in repairs(problem, raw.weights):
-            verdict = judge(Claim(dict(zip(problem.names.labels, weights.tolist(), strict=True)), raw.duals))
+        for sharp, weights in sharpened(problem, raw):
+            verdict = judge(claim_of(problem, weights, sharp))
             if verdict.accepted:
-                return Answer("certified", weights, raw.duals, verdict, 0.0, solver, found.rung, raw.iterations)
+                return Answer("certified", weights, sharp.duals, verdict, 0.0, solver, found.rung, sharp.iterations)
     return found
 
 
@@ -163,7 +164,7 @@ def _choose(problem: Problem, tools: Tools, court: Court) -> _Limits:
         ids.append(TRACKING_ERROR)
     if problem.gross is not None and limits.priority(GROSS):
         ids.append(GROSS)
-    ids += [limit.limit_id for limit in problem.shortfalls if limits.priority(limit.limit_id)]
+    ids += [limit.limit_id for limit in problem.cones if limits.priority(limit.limit_id)]
     soft = float(weight_level > 0)
     now = _Limits(
         hard=hard,
@@ -223,7 +224,7 @@ def _slack(limits: _Limits, held: Mapping[int, float], level: int) -> Slack:
     )
 
 
-def _descend(limits: _Limits, programs: RelaxPrograms, *, exact: bool) -> Relaxation | None:
+def _descend(limits: _Limits, programs: RelaxPrograms, *, second: bool) -> Relaxation | None:
     """The least of every level in turn, with its multipliers, and the amounts of the last answer."""
     held: dict[int, float] = {}
     proofs: dict[int, LevelProof] = {} if limits.worse is None else {0: limits.worse}
@@ -232,14 +233,16 @@ def _descend(limits: _Limits, programs: RelaxPrograms, *, exact: bool) -> Relaxa
     for level in range(1, LEVELS + 1):
         if level not in stated:
             continue
-        found = programs.solve(limits.hard, _slack(limits, held, level), exact=exact)
+        slack = _slack(limits, held, level)
+        found = programs.solve(limits.hard, slack, second=second)
         if found is None:
             return None
+        near, found = found, take_steps(limits.hard, slack, found, programs)
         least = sum(_given(limits, found, level).values())
         margin = max(ABSOLUTE_MARGIN, RELATIVE_MARGIN * least)
         held[level] = least + margin if least > DUST else 0.0
         if held[level]:
-            proofs[level] = _proof(limits, found, held)
+            proofs[level] = _material(limits, found, near, held)
         last = found
     if last is None:
         return None
@@ -253,6 +256,15 @@ def _descend(limits: _Limits, programs: RelaxPrograms, *, exact: bool) -> Relaxa
         most = _most(limits)
         amounts |= {name: min(value + spare, most[name]) for name, value in given.items()}
     return Relaxation(amounts, proofs)
+
+
+def _material(limits: _Limits, found: RelaxedAnswer, near: RelaxedAnswer, held: Mapping[int, float]) -> LevelProof:
+    """What each solver says of a level, a bent limit cut in its own direction and in that of the weights."""
+    proof = _proof(limits, found, held)
+    if not proof.directions and found is near:
+        return proof
+    others = (proof,) if found is near else (proof, _proof(limits, near, held))
+    return replace(proof, others=(*others[1:], *(replace(one, directions={}) for one in others)))
 
 
 def _most(limits: _Limits) -> dict[str, float]:
@@ -281,7 +293,8 @@ def _proof(limits: _Limits, found: RelaxedAnswer, held: Mapping[int, float]) -> 
         duals |= {f"{WEIGHT}:{name}:min": float(y) for name, y in zip(names, found.low_duals, strict=True)}
         duals |= {f"{WEIGHT}:{name}:max": float(y) for name, y in zip(names, found.high_duals, strict=True)}
     weights = dict(zip(names, found.weights.tolist(), strict=True))
-    return LevelProof(duals, {level: found.held.get(level, 0.0) for level in held}, weights)
+    directions = {name: dict(zip(names, toward.tolist(), strict=True)) for name, toward in found.directions.items()}
+    return LevelProof(duals, {level: found.held.get(level, 0.0) for level in held}, weights, directions)
 
 
 def missed(problem: Problem, weights: Float[np.ndarray, " n_names"]) -> dict[str, float]:
@@ -293,7 +306,7 @@ def missed(problem: Problem, weights: Float[np.ndarray, " n_names"]) -> dict[str
         found[TRACKING_ERROR] = float(np.sqrt(variance)) - problem.tracking_error
     if problem.gross is not None:
         found[GROSS] = float(np.abs(weights).sum()) - problem.gross
-    return found | {limit.limit_id: limit.used(weights) - limit.bound for limit in problem.shortfalls}
+    return found | {limit.limit_id: limit.used(weights) - limit.bound for limit in problem.cones}
 
 
 def _roomy(problem: Problem, amounts: Mapping[str, float]) -> dict[str, float]:
@@ -318,4 +331,5 @@ def widen(problem: Problem, hard: Problem, amounts: Mapping[str, float]) -> Prob
         gross=None if problem.gross is None else problem.gross + amounts.get(GROSS, 0.0),
         tracking_error=None if cap is None else cap + amounts.get(TRACKING_ERROR, 0.0),
         shortfalls=tuple(replace(one, bound=one.bound + amounts.get(one.limit_id, 0.0)) for one in problem.shortfalls),
+        margins=tuple(replace(one, bound=one.bound + amounts.get(one.limit_id, 0.0)) for one in problem.margins),
     )

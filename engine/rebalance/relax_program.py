@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from engine.rebalance.attempt import FINER
+from engine.rebalance.cones import risk_direction
 from engine.rebalance.problem import BUDGET, GROSS, TRACKING_ERROR, TURNOVER, Problem
 from engine.rebalance.shape import Shape, shape_of
 
@@ -72,6 +73,7 @@ class RelaxedAnswer:
         low_duals: Of the lowest weights that may give way.
         high_duals: Of the highest.
         held: Multiplier of the total of each earlier level.
+        directions: Of each robust budget's dual vector.
     """
 
     weights: Float[np.ndarray, " n_names"]
@@ -83,6 +85,22 @@ class RelaxedAnswer:
     low_duals: Float[np.ndarray, " n_names"]
     high_duals: Float[np.ndarray, " n_names"]
     held: dict[int, float]
+    directions: dict[str, Float[np.ndarray, " n_names"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Bend:
+    """``(|C'(x - w)|^2 + |d (x - w)|^2) / 2``, added to the price.
+
+    Args:
+        columns: ``C``.
+        own: ``d``.
+        center: ``w``.
+    """
+
+    columns: Float[np.ndarray, "n_names n_columns"]
+    own: Float[np.ndarray, " n_names"]
+    center: Float[np.ndarray, " n_names"]
 
 
 class RelaxProgram:
@@ -92,7 +110,7 @@ class RelaxProgram:
     ``sum e <= total``. The objective of the book is not in it.
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, columns: int | None = None) -> None:
         # cvxpy takes a second and more to load, and the nouns of this file are needed without it.
         import cvxpy as cp  # noqa: PLC0415
 
@@ -128,7 +146,7 @@ class RelaxProgram:
         ]
         if self.capped:
             active = [self.root @ self.z - self.root_b, cp.multiply(self.sd, self.z) - self.sd_b]
-            self.limits.append(cp.norm(cp.hstack(active)) <= self.radius + room[2])
+            self.limits.append(cp.SOC(self.radius + room[2], cp.hstack(active)))
         if self.has_gross:
             self.limits.append(cp.norm1(self.z + self.opening) <= self.gross + room[3])
         self.limits += self.cones.limits(self.z, [room[4 + m + at] for at in range(self.cones.count)])
@@ -136,31 +154,47 @@ class RelaxProgram:
         slacks = [self.e >= 0, self.e <= self.most, self.low >= 0, self.low <= self.low_most]
         slacks += [self.high >= 0, self.high <= self.high_most]
         weights = self.weight_price * (cp.sum(self.low) + cp.sum(self.high))
-        self.problem = cp.Problem(
-            cp.Minimize(self.price @ self.e + weights + self.common), [*self.limits, *bounds, *slacks]
-        )
+        least = self.price @ self.e + weights + self.common
+        self.bent = columns is not None
+        if columns is not None:
+            self.columns, self.columns_b = cp.Parameter((columns, n)), cp.Parameter(columns)
+            self.own, self.own_b = cp.Parameter(n, nonneg=True), cp.Parameter(n)
+            least += cp.sum_squares(cp.multiply(self.own, self.z) - self.own_b) / 2.0
+            least += cp.sum_squares(self.columns @ self.z - self.columns_b) / 2.0
+        self.problem = cp.Problem(cp.Minimize(least), [*self.limits, *bounds, *slacks])
 
-    def solve(self, problem: Problem, slack: Slack, *, exact: bool = False) -> RelaxedAnswer | None:
+    def solve(
+        self, problem: Problem, slack: Slack, *, second: bool = False, bend: Bend | None = None
+    ) -> RelaxedAnswer | None:
         """The least of what may give way, or None where the solver found nothing.
 
         Args:
             problem: The numbers; its bounds on weights hold.
             slack: What may give way.
-            exact: By the simplex method of HiGHS; for a linear program.
+            second: In the second way: where every limit is linear by the simplex method, which sees an
+                inside that an interior point does not; else at the tolerance that it more surely reaches.
+            bend: Added to the price, of a program compiled with so many columns.
         """
         from cvxpy.error import SolverError  # noqa: PLC0415  as above
 
         self._load(problem)
         self._load_slack(problem, slack)
+        if bend is not None:
+            moved = bend.center - problem.start
+            self.columns.value, self.columns_b.value = bend.columns.T, bend.columns.T @ moved
+            self.own.value, self.own_b.value = bend.own, bend.own * moved
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            tolerance = TOLERANCE * (FINER if self.cones.margins or self.capped else 1.0)
+            linear = not (self.cones.margins or self.capped or self.bent)
+            tolerance = TOLERANCE * (1.0 if linear or (second and not self.bent) else FINER)
             options: dict[str, Any] = {"tol_gap_abs": tolerance, "tol_gap_rel": tolerance, "tol_feas": tolerance}
             options = {"solver": "CLARABEL", "max_iter": 200, "max_threads": 1, **options}
             try:
-                self.problem.solve(warm_start=False, **(SIMPLEX if exact else options))
+                self.problem.solve(warm_start=False, **(SIMPLEX if linear and second else options))
             except (SolverError, ValueError, ZeroDivisionError, MemoryError):
                 return None
+        if self.bent and self.problem.status != "optimal":
+            return None
         if self.z.value is None or self.limits[0].dual_value is None or not np.isfinite(self.z.value).all():
             return None
         return self._answer(problem)
@@ -197,6 +231,8 @@ class RelaxProgram:
         self.weight_price.value, self.weights_together.value = slack.weight_price, float(slack.weights_together)
 
     def _answer(self, problem: Problem) -> RelaxedAnswer:
+        from engine.rebalance.cone_program import cone_direction  # noqa: PLC0415  as above
+
         # Signs of dual values have changed between versions of cvxpy; a multiplier of a <= row is >= 0.
         plain = 6 + self.capped + self.has_gross
         budget, turnover, rows, low, high, held, *further = (
@@ -204,6 +240,9 @@ class RelaxProgram:
         )
         ids = limit_ids(problem)
         risk = further.pop(0)[0] if self.capped else 0.0
+        directions = self.cones.directions(problem, self.limits[plain:])
+        if self.capped and (toward := cone_direction(self.limits[6])) is not None:
+            directions[TRACKING_ERROR] = risk_direction(problem.root, problem.specific, toward)
         gross = further.pop(0)[0] if self.has_gross else 0.0
         cones = {name: abs(float(y)) for name, y in self.cones.duals(problem, self.limits[plain:]).items()}
         return RelaxedAnswer(
@@ -216,17 +255,13 @@ class RelaxProgram:
             low_duals=low,
             high_duals=high,
             held={level: float(value) for level, value in enumerate(held, start=1)},
+            directions=directions,
         )
 
 
 def limit_ids(problem: Problem) -> tuple[str, ...]:
     """Every limit that is no bound on a name, in the order of the program; also where the book has no such cap."""
     return BUDGET, TURNOVER, TRACKING_ERROR, GROSS, *problem.row_ids, *(cone.limit_id for cone in problem.cones)
-
-
-def is_linear(problem: Problem) -> bool:
-    """Whether every limit of a problem is linear, or a maximum of what is."""
-    return problem.tracking_error is None and not problem.margins
 
 
 def _dual(limit: Any) -> Any:
@@ -238,11 +273,13 @@ def _dual(limit: Any) -> Any:
 class RelaxPrograms:
     """Compiled programs by shape, for the life of one chunk; none is compiled before a book needs it."""
 
-    by_shape: dict[Shape, RelaxProgram] = field(default_factory=dict)
+    by_shape: dict[tuple[Shape, int | None], RelaxProgram] = field(default_factory=dict)
 
-    def solve(self, problem: Problem, slack: Slack, *, exact: bool = False) -> RelaxedAnswer | None:
+    def solve(
+        self, problem: Problem, slack: Slack, *, second: bool = False, bend: Bend | None = None
+    ) -> RelaxedAnswer | None:
         """As ``RelaxProgram.solve``, with the program of the problem's shape."""
-        shape = shape_of(problem)
+        shape = shape_of(problem), None if bend is None else bend.columns.shape[1]
         if shape not in self.by_shape:
-            self.by_shape[shape] = RelaxProgram(shape)
-        return self.by_shape[shape].solve(problem, slack, exact=exact)
+            self.by_shape[shape] = RelaxProgram(*shape)
+        return self.by_shape[shape].solve(problem, slack, second=second, bend=bend)

@@ -13,7 +13,8 @@ from engine.rebalance.cones import LEAF
 from engine.rebalance.cure_certificate import Bracket
 from engine.rebalance.evidence import Claim
 from engine.rebalance.problem import ACTIVE, BUDGET, GROSS, TRACKING_ERROR, TURNOVER, Problem
-from engine.rebalance.relax_program import RelaxedAnswer, RelaxPrograms, Slack, limit_ids
+from engine.rebalance.relax_program import RelaxPrograms
+from engine.rebalance.relax_slack import RelaxedAnswer, Slack, limit_ids
 from engine.rebalance.relaxed_certificate import Relaxation
 
 NAME_KINDS: Final = ("participation", "no_buy", "no_sell", "frozen", "excluded", "active_weight", "weight")

@@ -15,7 +15,8 @@ from engine.rebalance.evidence import Claim
 from engine.rebalance.level_bound import LevelProof
 from engine.rebalance.problem import GROSS, TRACKING_ERROR, Problem
 from engine.rebalance.relax_newton import take_steps
-from engine.rebalance.relax_program import LEVELS, RelaxedAnswer, RelaxPrograms, Slack, limit_ids
+from engine.rebalance.relax_program import RelaxPrograms
+from engine.rebalance.relax_slack import LEVELS, RelaxedAnswer, Slack, limit_ids
 from engine.rebalance.relaxed_certificate import LOTS, Relaxation, with_room
 from engine.rebalance.solve import Answer, Judge, Programs, claim_of, sharpened, solve_problem
 

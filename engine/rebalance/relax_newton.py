@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float
 
 from engine.rebalance.problem import TRACKING_ERROR, Problem
-from engine.rebalance.relax_program import Bend, RelaxedAnswer, RelaxPrograms, Slack
+from engine.rebalance.relax_program import Bend, RelaxPrograms
+from engine.rebalance.relax_slack import RelaxedAnswer, Slack
 from engine.rebalance.straight import Tangent, flatten, lay_tangents, risk_tangent
 
 STEPS: Final = 10

@@ -1,7 +1,6 @@
 """The program of what gives way, in cvxpy, compiled once for each shape (DPP), solved by Clarabel or HiGHS."""
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -10,13 +9,15 @@ from jaxtyping import Float
 
 from engine.rebalance.attempt import FINER
 from engine.rebalance.cones import risk_direction
-from engine.rebalance.problem import BUDGET, GROSS, TRACKING_ERROR, TURNOVER, Problem
+from engine.rebalance.problem import TRACKING_ERROR, Problem
+from engine.rebalance.relax_direct import is_straight, solve_level
+from engine.rebalance.relax_slack import LEVELS, RelaxedAnswer, Slack, limit_ids
 from engine.rebalance.shape import Shape, shape_of
 
-LEVELS: Final = 5
-"""Priorities that may give way, 1 to 5."""
-
 TOLERANCE: Final = 1e-10
+
+LARGE: Final = 2000
+"""Names beyond which the modelling layer costs more than the program it states."""
 
 SIMPLEX: Final = {
     "solver": "SCIPY",  # the same HiGHS without its banner on standard output
@@ -26,66 +27,6 @@ SIMPLEX: Final = {
         "dual_feasibility_tolerance": TOLERANCE,
     },
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Slack:
-    """What may give way, by how much, and what that costs; limits that are not named hold.
-
-    Args:
-        most: The most that each limit may give way by itself, by limit id, in its own unit.
-        price: Cost of a unit of it.
-        together: Limits that give way by one common amount, whose price is 1.
-        held: For each earlier level its limits and the most they may give way by in all.
-        lower: Lowest weights that may give way, beside the problem's that hold.
-        upper: Highest weights that may give way.
-        low_most: The most that each lowest weight may give way by itself.
-        high_most: The same of each highest.
-        weight_price: Cost of a unit of either.
-        weight_level: The earlier level in whose total the weights count; 0 where they are not held.
-        weights_together: The weights give way by the common amount too.
-    """
-
-    most: Mapping[str, float] = field(default_factory=dict)
-    price: Mapping[str, float] = field(default_factory=dict)
-    together: frozenset[str] = frozenset()
-    held: Mapping[int, tuple[frozenset[str], float]] = field(default_factory=dict)
-    lower: Float[np.ndarray, " n_names"] | None = None
-    upper: Float[np.ndarray, " n_names"] | None = None
-    low_most: Float[np.ndarray, " n_names"] | None = None
-    high_most: Float[np.ndarray, " n_names"] | None = None
-    weight_price: float = 0.0
-    weight_level: int = 0
-    weights_together: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RelaxedAnswer:
-    """The least that must give way, as a solver says; nothing here is evidence.
-
-    Args:
-        weights: ``x``.
-        gives: What each limit gives way by, by limit id.
-        low_gives: What each lowest weight gives way by.
-        high_gives: What each highest weight gives way by.
-        common: The common amount.
-        duals: Non-negative multiplier by limit id.
-        low_duals: Of the lowest weights that may give way.
-        high_duals: Of the highest.
-        held: Multiplier of the total of each earlier level.
-        directions: Of each robust budget's dual vector.
-    """
-
-    weights: Float[np.ndarray, " n_names"]
-    gives: dict[str, float]
-    low_gives: Float[np.ndarray, " n_names"]
-    high_gives: Float[np.ndarray, " n_names"]
-    common: float
-    duals: dict[str, float]
-    low_duals: Float[np.ndarray, " n_names"]
-    high_duals: Float[np.ndarray, " n_names"]
-    held: dict[int, float]
-    directions: dict[str, Float[np.ndarray, " n_names"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,11 +200,6 @@ class RelaxProgram:
         )
 
 
-def limit_ids(problem: Problem) -> tuple[str, ...]:
-    """Every limit that is no bound on a name, in the order of the program; also where the book has no such cap."""
-    return BUDGET, TURNOVER, TRACKING_ERROR, GROSS, *problem.row_ids, *(cone.limit_id for cone in problem.cones)
-
-
 def _dual(limit: Any) -> Any:
     value = limit.dual_value
     return value[0] if isinstance(value, list) else value
@@ -278,7 +214,9 @@ class RelaxPrograms:
     def solve(
         self, problem: Problem, slack: Slack, *, second: bool = False, bend: Bend | None = None
     ) -> RelaxedAnswer | None:
-        """As ``RelaxProgram.solve``, with the program of the problem's shape."""
+        """As ``RelaxProgram.solve``, with the program of the problem's shape; a large linear one as matrices."""
+        if len(problem.names) > LARGE and is_straight(problem) and bend is None:
+            return solve_level(problem, slack)
         shape = shape_of(problem), None if bend is None else bend.columns.shape[1]
         if shape not in self.by_shape:
             self.by_shape[shape] = RelaxProgram(*shape)

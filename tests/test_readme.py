@@ -7,6 +7,7 @@ import pytest
 
 from engine import errors
 from engine.api.loading import load_universe
+from engine.api.mandating import check_mandates, load_rules
 from engine.api.stories import check_stories, load_stories
 from engine.cli.main import COMMANDS
 from engine.errors import EngineError
@@ -33,7 +34,9 @@ def test_the_python_of_the_readme_runs_and_says_what_it_promises(capsys):
 
 def test_every_scenario_of_the_readme_is_one_and_runs():
     stories = load_stories()
-    texts = [text for text in re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL) if "kind: " in text]
+    texts = [
+        text for text in re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL) if re.search("(?m)^kind: ", text)
+    ]
     for text in texts:
         stories, _ = stories.with_texts({"readme.yaml": text})
     assert set(check_stories(stories).values()) == {()}
@@ -41,6 +44,11 @@ def test_every_scenario_of_the_readme_is_one_and_runs():
     assert kinds == set(KINDS)
     views = stories.library.scenario("my_story").body.views
     assert {view.subject[0] for view in views} == {"factor", "tier", "security", "basket", "contrast"}
+
+
+def test_the_mandate_of_the_readme_is_one():
+    (text,) = [text for text in re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL) if "max_weight: " in text]
+    assert check_mandates(load_rules().with_texts({"my_mandate.yaml": text}), ["my_mandate"]) == {"my_mandate": ()}
 
 
 def test_the_bounds_of_the_readme_are_some():

@@ -163,15 +163,14 @@ def _reason(problem: Problem, answer: Answer, i: int) -> str:
     direction = float(np.sign(answer.final[i] - problem.start[i]))
     if direction != np.sign(answer.weights[i] - problem.start[i]):
         return "whole lots"
-    active = answer.weights - problem.benchmark
-    gradient = problem.root[i] @ (problem.root.T @ active) + problem.specific[i] * active[i]
+    gradient = problem.risk_slope(answer.weights)[i]
     risk = "less active risk" if problem.benchmark.any() else "less risk"
     pushes = {risk: -direction * problem.aversion * float(gradient)}
     pushes["expected return"] = direction * float(problem.alpha[i])
     for name, row in zip(problem.row_ids, problem.rows, strict=True):
         pushes[f"limit {name}"] = -direction * answer.duals.get(name, 0.0) * float(row[i])
     if problem.tracking_error is not None:
-        slope = float(gradient) / max(float(np.sqrt(_active_variance(problem, answer.weights))), 1e-12)
+        slope = float(gradient) / max(float(np.sqrt(problem.active_variance(answer.weights))), 1e-12)
         pushes[f"limit {TRACKING_ERROR}"] = -direction * answer.duals.get(TRACKING_ERROR, 0.0) * slope
     for cone in problem.cones:
         pushes[f"limit {cone.limit_id}"] = -direction * float(cone.pressure(answer.weights, answer.duals)[i])
@@ -258,7 +257,7 @@ def _uses(problem: Problem, answer: Answer) -> list[_Use]:
     if problem.gross is not None:
         uses.append(_Use(GROSS, GROSS, 1, problem.gross, float(np.abs(x0).sum()), float(np.abs(x).sum())))
     if problem.tracking_error is not None:
-        before, after = (float(np.sqrt(_active_variance(problem, weights))) for weights in (x0, x))
+        before, after = (float(np.sqrt(problem.active_variance(weights))) for weights in (x0, x))
         uses.append(_Use(TRACKING_ERROR, TRACKING_ERROR, 1, problem.tracking_error, before, after))
     uses += [
         _Use(cone.limit_id, cone.limit_id.split(":")[0], 1, cone.bound, cone.used(x0), cone.used(x))
@@ -283,11 +282,6 @@ def _uses(problem: Problem, answer: Answer) -> list[_Use]:
         values = (float(problem.lower[i]) - own, float(x0[i]) - own, float(x[i]) - own)
         uses.append(_Use(problem.lower_id(i), problem.lower_kinds[i], -1, *values))
     return uses
-
-
-def _active_variance(problem: Problem, weights: Float[np.ndarray, " n_names"]) -> float:
-    active = weights - problem.benchmark
-    return float(((problem.root.T @ active) ** 2).sum() + problem.specific @ active**2)
 
 
 def conflict_table(conflicts: Mapping[str, Conflict]) -> pl.DataFrame:

@@ -109,13 +109,13 @@ class Margin:
 
     def used(self, weights: Float[np.ndarray, " n_names"]) -> float:
         """Loss and margin of weights, fraction of NAV."""
-        return float(self.loss @ weights) - self.offset + self._margin(weights)
+        return float(self.loss @ weights) - self.offset + self.margin(weights)
 
     def pressure(
         self, weights: Float[np.ndarray, " n_names"], duals: Mapping[str, float]
     ) -> Float[np.ndarray, " n_names"]:
         """The multiplier times the slope of the limit, ``loss + R R'(x - center) / |R'(x - center)|``."""
-        away, size = weights - self.center, self._margin(weights)
+        away, size = weights - self.center, self.margin(weights)
         slope = self.loss.copy()
         if size > 0.0:
             slope += (self.own**2 * away + self.shared @ (self.shared.T @ away)) / size
@@ -123,7 +123,7 @@ class Margin:
 
     def away(self, weights: Float[np.ndarray, " n_names"]) -> Float[np.ndarray, " n_names"]:
         """``(x - center) / |R'(x - center)|``; 0 where there is no margin."""
-        size = self._margin(weights)
+        size = self.margin(weights)
         return (weights - self.center) / size if size > 0.0 else np.zeros(len(weights))
 
     def toward(self, dual: Float[np.ndarray, " n_names_and_issuers"]) -> Float[np.ndarray, " n_names"]:
@@ -132,7 +132,8 @@ class Margin:
         alone = np.divide(dual[:n], self.own, out=np.zeros(n), where=self.own > 0.0)
         return alone + self.shared @ np.divide(dual[n:], squares, out=np.zeros(len(squares)), where=squares > 0.0)
 
-    def _margin(self, weights: Float[np.ndarray, " n_names"]) -> float:
+    def margin(self, weights: Float[np.ndarray, " n_names"]) -> float:
+        """``|R'(x - center)|``, fraction of NAV."""
         away = weights - self.center
         return float(np.sqrt(((self.own * away) ** 2).sum() + ((self.shared.T @ away) ** 2).sum()))
 

@@ -15,8 +15,7 @@ AT_ONCE: Final = 1024
 
 def objective(problem: Problem, weights: Float[np.ndarray, " n_names"]) -> float:
     """Value of weights, as the program states it."""
-    active = weights - problem.benchmark
-    risk = float(((problem.root.T @ active) ** 2).sum() + problem.specific @ active**2)
+    risk = problem.active_variance(weights)
     return problem.aversion / 2.0 * risk + float(problem.costs @ np.abs(weights - problem.start)) / problem.years
 
 
@@ -129,7 +128,7 @@ class LotState:
         weights = grid.weights(quantities, problem.start)
         traded = np.abs(weights - problem.start)
         active = weights - problem.benchmark
-        pull = problem.root @ (problem.root.T @ active) + problem.specific * active
+        pull = problem.risk_slope(weights)
         spent = float(weights.sum() + problem.costs @ traded) - problem.spendable
         sums = np.array([spent, float(traded.sum()) - problem.turnover])
         excess = np.concatenate([sums, problem.rows @ weights - problem.bounds])

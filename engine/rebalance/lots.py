@@ -129,12 +129,10 @@ def _walk(state: LotState) -> tuple[LotState, int]:
 def _as_kept(problem: Problem, weights: Float[np.ndarray, " n_names"]) -> Problem:
     """The limits as far as the continuous answer keeps them: what it misses by rounding, lots may miss."""
     traded = np.abs(weights - problem.start)
-    active = weights - problem.benchmark
     cap = problem.tracking_error
     spent = float(weights.sum() + problem.costs @ traded)
     if cap is not None:
-        error = float(np.sqrt(((problem.root.T @ active) ** 2).sum() + problem.specific @ active**2))
-        cap += _missed(error - cap)
+        cap += _missed(float(np.sqrt(problem.active_variance(weights))) - cap)
     return replace(
         problem,
         spendable=problem.spendable + _missed(spent - problem.spendable),

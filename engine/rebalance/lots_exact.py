@@ -135,7 +135,7 @@ class _Program:
         self.seen.append(x)
         problem = self.problem
         active = x - problem.benchmark
-        pull = problem.root @ (problem.root.T @ active) + problem.specific * active
+        pull = problem.risk_slope(x)
         # r >= a'Sa + 2 (Sa)'(y - x), with r in units of the objective
         slope = csr_array((problem.aversion / self.size * pull)[None, :])
         level = problem.aversion / self.size * (float(active @ pull) / 2.0 - float(pull @ x))

@@ -66,7 +66,7 @@ def polish(problem: Problem, raw: RawAnswer) -> RawAnswer:
     charge = direction * problem.costs / problem.years - problem.alpha
     for _ in range(STEPS):
         active = x - problem.benchmark
-        slope = problem.root @ (problem.root.T @ active) + problem.specific * active
+        slope = problem.risk_slope(x)
         pull = slope[free]
         missed = [
             (problem.aversion + mu) * pull + rows[:, free].T @ y + charge[free],

@@ -108,6 +108,16 @@ class Problem:
         """The limits that are no rows."""
         return (*self.shortfalls, *self.margins)
 
+    def risk_slope(self, weights: Float[np.ndarray, " n_names"]) -> Float[np.ndarray, " n_names"]:
+        """``Sigma (x - xb)``, half of what a unit of each name adds to the active variance."""
+        active = weights - self.benchmark
+        return self.root @ (self.root.T @ active) + self.specific * active
+
+    def active_variance(self, weights: Float[np.ndarray, " n_names"]) -> float:
+        """``(x - xb)'Sigma(x - xb)``, a year."""
+        active = weights - self.benchmark
+        return float(((self.root.T @ active) ** 2).sum() + self.specific @ active**2)
+
     def lower_id(self, i: int) -> str:
         """Limit id of the lowest weight of name ``i``."""
         return f"{self.lower_kinds[i]}:{self.names.labels[i]}:min"

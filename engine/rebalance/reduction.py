@@ -75,9 +75,8 @@ def _prices(
     problem: Problem, trades: Trades, weights: Float[np.ndarray, " n_names"], duals: dict[str, float]
 ) -> Float[np.ndarray, " n_trades"]:
     """What a unit of each trade adds to the objective at these multipliers, counted as a trade away from today."""
-    active = weights - problem.benchmark
     y_b = duals.get(BUDGET, 0.0)
-    risk = problem.root @ (problem.root.T @ active) + problem.specific * active
+    risk = problem.risk_slope(weights)
     mu = 0.0 if problem.tracking_error is None else duals.get(TRACKING_ERROR, 0.0) / problem.tracking_error
     slope = (problem.aversion + mu) * risk + y_b - problem.alpha
     if len(problem.row_ids):

@@ -302,9 +302,7 @@ def missed(problem: Problem, weights: Float[np.ndarray, " n_names"]) -> dict[str
     """By how much weights miss each limit that is a sum; below 0 what is left."""
     found = dict(zip(problem.row_ids, (problem.rows @ weights - problem.bounds).tolist(), strict=True))
     if problem.tracking_error is not None:
-        active = weights - problem.benchmark
-        variance = float(((problem.root.T @ active) ** 2).sum() + problem.specific @ active**2)
-        found[TRACKING_ERROR] = float(np.sqrt(variance)) - problem.tracking_error
+        found[TRACKING_ERROR] = float(np.sqrt(problem.active_variance(weights))) - problem.tracking_error
     if problem.gross is not None:
         found[GROSS] = float(np.abs(weights).sum()) - problem.gross
     return found | {limit.limit_id: limit.used(weights) - limit.bound for limit in problem.cones}

@@ -34,7 +34,7 @@ def take_steps(problem: Problem, slack: Slack, found: RelaxedAnswer, programs: R
         programs: Compiled programs to reuse.
 
     Returns:
-        The sharper answer, or ``found`` where nothing bends, a step finds none or goes far.
+        The sharpest answer before a step finds none or goes far; ``found`` itself where nothing bends.
 
     References:
         Nocedal and Wright (2006), Numerical Optimization, 18.1. Oracle: a second program,
@@ -45,6 +45,7 @@ def take_steps(problem: Problem, slack: Slack, found: RelaxedAnswer, programs: R
     last = found
     for _ in range(STEPS):
         tangents = _smooth(problem, last.weights)
+        # The row takes the id of the cap, whose own place in the program is empty without one.
         flat = replace(
             flatten(problem, tangents, [one.limit_id for one in tangents]),
             tracking_error=None,
@@ -70,13 +71,12 @@ def _bend(problem: Problem, at: RelaxedAnswer) -> Bend:
     """``sum_j y_j / size_j R_j R_j'`` as columns and a diagonal, around the weights."""
     columns, own = [np.zeros((len(at.weights), 0))], np.zeros(len(at.weights))
     for one in problem.margins:
-        size = one.used(at.weights) - float(one.loss @ at.weights) + one.offset
+        size = one.margin(at.weights)
         share = at.duals.get(one.limit_id, 0.0) / size if size > 0.0 else 0.0
         columns.append(np.sqrt(share) * one.shared)
         own = own + share * one.own**2
     if problem.tracking_error is not None:
-        active = at.weights - problem.benchmark
-        size = float(np.sqrt(((problem.root.T @ active) ** 2).sum() + problem.specific @ active**2))
+        size = float(np.sqrt(problem.active_variance(at.weights)))
         share = at.duals.get(TRACKING_ERROR, 0.0) / size if size > 0.0 else 0.0
         columns.append(np.sqrt(share) * problem.root)
         own = own + share * problem.specific

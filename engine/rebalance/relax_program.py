@@ -216,7 +216,8 @@ class RelaxPrograms:
     ) -> RelaxedAnswer | None:
         """As ``RelaxProgram.solve``, with the program of the problem's shape; a large linear one as matrices."""
         if len(problem.names) > LARGE and is_straight(problem) and bend is None:
-            return solve_level(problem, slack)
+            # Simplex comes first there, and is the second way.
+            return None if second else solve_level(problem, slack)
         shape = shape_of(problem), None if bend is None else bend.columns.shape[1]
         if shape not in self.by_shape:
             self.by_shape[shape] = RelaxProgram(*shape)

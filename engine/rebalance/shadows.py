@@ -42,12 +42,11 @@ def marginal_costs(
         MATH 5-6. Oracle: the objective of a second solver with each bound moved,
         tests/test_shadows.py.
     """
-    active = weights - problem.benchmark
     y_b = duals.get(BUDGET, 0.0)
     pressure = np.array([duals.get(name, 0.0) for name in problem.row_ids])
-    risk = problem.root @ (problem.root.T @ active) + problem.specific * active
+    risk = problem.risk_slope(weights)
     slope = problem.aversion * risk - problem.alpha + problem.rows.T @ pressure + y_b
-    tracking_error = float(np.sqrt(max(active @ risk, 0.0)))
+    tracking_error = float(np.sqrt(problem.active_variance(weights)))
     if tracking_error > 0.0:
         slope = slope + duals.get(TRACKING_ERROR, 0.0) / tracking_error * risk
     for cone in problem.cones:

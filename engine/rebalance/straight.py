@@ -72,9 +72,7 @@ def risk_tangent(problem: Problem, weights: Float[np.ndarray, " n_names"]) -> Ta
         problem: One book's program, with a cap.
         weights: Where it touches.
     """
-    active = weights - problem.benchmark
-    risk = problem.root @ (problem.root.T @ active) + problem.specific * active
-    volatility = float(np.sqrt(max(active @ risk, 0.0)))
+    risk, volatility = problem.risk_slope(weights), float(np.sqrt(problem.active_variance(weights)))
     slope = risk / volatility if volatility > 0.0 else np.zeros(len(weights))
     bound = (problem.tracking_error or 0.0) + float(slope @ problem.benchmark)
     return Tangent(TRACKING_ERROR, slope, bound, {}, None)

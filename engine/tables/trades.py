@@ -27,6 +27,7 @@ LIMIT_KINDS: Final = (
     "allotment",
     "tracking_error",
     "stress",
+    "shortfall",
     "budget",
 )
 

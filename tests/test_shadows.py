@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 from rich.console import Console
 from test_certificate import PROGRAMS, second_opinion, tight_book
@@ -99,3 +100,15 @@ def test_limits_carry_the_prices_and_the_desk_says_them_in_points(
         assert float(line.split()[-2]) == pytest.approx(prices[limit] * 0.01 / 0.0001, rel=0.02, abs=0.06)
     room = next(line for line in said if line.strip().startswith("room in points"))
     assert f"turnover {100 * limits['ai_infrastructure', 'turnover']['slack']:.1f}" in room
+
+
+def test_a_name_that_may_not_trade_is_told_once_though_it_binds_on_both_sides(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    row = {"portfolio_id": "b", "bound": 0.0099, "slack": 0.0, "shadow_price": 0.0}
+    sides = [{**row, "limit_id": f"participation:ECHO:{side}"} for side in ("max", "min")]
+    other = {**row, "limit_id": "participation:BNY:max"}
+    names = pl.DataFrame({"portfolio_id": ["b"], "name": ["Book"]})
+    show_limits(Console(width=200), {"portfolio_summary": names, "limits": pl.DataFrame([*sides, other])})
+    said = [line for line in capsys.readouterr().out.splitlines() if "binds at" in line]
+    assert [line.split(" binds")[0].split()[-1] for line in said] == ["ECHO", "BNY"]

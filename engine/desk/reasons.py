@@ -40,8 +40,10 @@ def show_limits(screen: Console, tables: Mapping[str, pl.DataFrame]) -> None:
     screen.print("[bold]limits[/bold]  what binds, and what a point of it would save of active risk and cost a year")
     for (book,), limits in priced.partition_by("portfolio_id", as_dict=True, maintain_order=True).items():
         screen.print(f"[bold]{escape(names[book])}[/bold]")
-        for row in limits.filter(pl.col("slack") <= BINDS).sort("shadow_price", descending=True).iter_rows(named=True):
-            screen.print(f"  {_sentence(row)}")
+        binding = limits.filter(pl.col("slack") <= BINDS).sort("shadow_price", descending=True).iter_rows(named=True)
+        # A name that may not trade binds on both sides, and both read alike.
+        for sentence in dict.fromkeys(map(_sentence, binding)):
+            screen.print(f"  {sentence}")
         free = limits.filter(pl.col("slack") > BINDS).sort("slack").iter_rows(named=True)
         room = [f"{words_of(row['limit_id'])} {percent(row['slack'])}" for row in free]
         screen.print(f"  room in points: {escape(', '.join(room))}" if room else "  no room anywhere else")

@@ -16,6 +16,7 @@ from test_certificate import tight_book
 from test_rebalance import LOOSE, plain_book
 from test_relax import TOOLS, court_of, give_way, settled
 
+from engine.conventions import FEASIBILITY
 from engine.mandates.mandate import Mandate
 from engine.rebalance.conflict import Court
 from engine.rebalance.evidence import Claim
@@ -133,12 +134,14 @@ def least_of(book: ConeBook, level: int, held: Mapping[int, float], most: Mappin
     if linear:
         program.solve(solver=cp.SCIPY, scipy_options={"method": "highs-ds", "primal_feasibility_tolerance": 1e-10})
         return float(program.value) if program.status == "optimal" else None
-    for tolerance in (1e-11, 1e-9):
-        # Clarabel stops short of the first for some books, and says so or gives up.
+    for tolerance in (1e-11, 1e-10, 1e-9):
+        # Clarabel stops short of the first for some books, and says so, gives up, or misses a limit by 4e-7.
         with warnings.catch_warnings(), suppress(SolverError):
             warnings.simplefilter("ignore", UserWarning)
             program.solve(solver=cp.CLARABEL, tol_gap_abs=tolerance, tol_gap_rel=tolerance, tol_feas=tolerance)
-            break
+            found = program.status in ("optimal", "optimal_inaccurate")
+            if not found or max(float(np.max(limit.violation())) for limit in kept) <= FEASIBILITY:
+                break
     return float(program.value) if program.status in ("optimal", "optimal_inaccurate") else None
 
 
@@ -190,7 +193,15 @@ def check_book(seed: int, made: Callable[[int], ConeBook] = leaning_book) -> str
         total = sum(amount for name, amount in answer.relaxed.items() if priority(name) == level)
         least = least_of(book, level, held, most)
         assert least is not None, seed
-        assert total == pytest.approx(least, rel=1e-6, abs=LIKE_FOR_LIKE), (seed, level)
+        # Between bent limits a billionth of an earlier level can be worth a thousandth of a later one (seed 21), so
+        # the totals before are known to the certificate's billionth and no better.
+        if total != pytest.approx(least, rel=1e-6, abs=LIKE_FOR_LIKE):
+            low, high = (
+                least_of(book, level, {q: max(one + room, 0.0) for q, one in held.items()}, most)
+                for room in (FEASIBILITY, -FEASIBILITY)
+            )
+            assert held and low is not None and high is not None, (seed, level)
+            assert low - LIKE_FOR_LIKE <= total <= high + LIKE_FOR_LIKE, (seed, level)
         held[level] = total
     return "relaxed"
 

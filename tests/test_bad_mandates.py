@@ -221,6 +221,7 @@ limits:
   max_short: 0.05
   gross: 1.5
   net: {min: 0.5, max: 1.1}
+  concentration: [{largest: 10, max: 0.6}, {largest: 1, max: 0.1}]
   max_active_weight: 0.1
   active_weights: {NVDA: {min: -0.05, max: 0.05}}
   turnover: 0.30

@@ -67,7 +67,17 @@ def test_the_mandate_of_the_readme_is_one_and_rules_a_book_to_its_published_tabl
     asked = ["--portfolio", "momentum_growth", "--out", str(tmp_path / "out"), "--quiet"]
     assert run(["rebalance", "--universe", str(universe), *asked]) == 0
     (limits,) = (tmp_path / "out").rglob("limits.parquet")
-    kinds = {"shortfall", "stress", "tracking_error", "tier", "active_sector", "factor", "turnover", "cash"}
+    kinds = {
+        "shortfall",
+        "concentration",
+        "stress",
+        "tracking_error",
+        "tier",
+        "active_sector",
+        "factor",
+        "turnover",
+        "cash",
+    }
     assert kinds <= set(pl.read_parquet(limits)["kind"])
 
 

@@ -278,7 +278,7 @@ def test_absolute_for_active_or_the_reverse_is_refused() -> None:
 def test_wrong_multipliers_of_the_leaves_only_loosen_the_bound() -> None:
     for seed in SEEDS:
         book, answer = limited(seed, 0.6), answer_of(seed, 0.6)
-        leaves = book.problem.shortfalls[0].leaf_ids
+        leaves = book.problem.shortfalls[0].part_ids
         random = np.random.default_rng(seed)
         wrongs: list[dict[str, float]] = [
             dict.fromkeys(leaves, 0.0),
@@ -300,7 +300,7 @@ def test_the_implied_row_is_broken_by_no_portfolio_inside_the_limit_in_exact_rat
         for level, kind in ((0.0, "absolute"), (0.35, "active"), (0.6, "absolute"), (0.9, "active")):
             book = free_book(seed, shortfall=(limit_of(level, 0.1, kind),))
             problem, limit = book.problem, book.problem.shortfalls[0]
-            duals = {leaf: float(random.exponential() * random.integers(0, 2)) for leaf in limit.leaf_ids}
+            duals = {leaf: float(random.exponential() * random.integers(0, 2)) for leaf in limit.part_ids}
             claim = Claim({}, duals)
             case = assemble(book.evidence, *book.inputs.values(), claim)
             ((_, row, bound),) = read_cones(book.evidence, case, book.mandate, claim, benchmarked=True).rows
@@ -342,7 +342,7 @@ def test_the_bound_is_never_above_a_portfolio_inside_the_limit_whatever_the_mult
             risk = active @ (problem.root @ problem.root.T + np.diag(problem.specific)) @ active
             value = problem.aversion / 2 * risk + spent / problem.years
             size = float(10.0 ** random.uniform(-4, 1))
-            ids = ("shortfall:fork", *problem.shortfalls[0].leaf_ids)
+            ids = ("shortfall:fork", *problem.shortfalls[0].part_ids)
             duals = {**some_duals(problem, random, size), **{name: float(size * random.exponential()) for name in ids}}
             weights = dict(zip(problem.names.labels, random.dirichlet(np.ones(10)).tolist(), strict=True))
             assert book.judge(Claim(weights, duals)).lower_bound <= value + 1e-12
@@ -376,7 +376,7 @@ def test_a_limit_that_cannot_be_kept_is_proven_and_so_is_by_how_much(words: str)
 def test_no_multipliers_refute_a_book_that_has_an_answer() -> None:
     for seed in SEEDS:
         book, random = limited(seed, 0.6), np.random.default_rng(seed)
-        ids = ("shortfall:fork", *book.problem.shortfalls[0].leaf_ids)
+        ids = ("shortfall:fork", *book.problem.shortfalls[0].part_ids)
         for size in (1e-3, 1.0, 30.0):
             for _ in range(5):
                 duals = {**some_duals(book.problem, random, size), **{n: float(random.exponential()) for n in ids}}

@@ -47,7 +47,7 @@ def test_a_shortfall_s_leaves_share_the_multiplier_of_its_tangents() -> None:
         assert sharp.weights is not None
         weights = dict(zip(book.problem.names.labels, sharp.weights.tolist(), strict=True))
         assert book.judge(Claim(weights, sharp.duals)).accepted
-        shared = sum(sharp.duals.get(leaf, 0.0) for leaf in limit.leaf_ids)
+        shared = sum(sharp.duals.get(leaf, 0.0) for leaf in limit.part_ids)
         assert shared == pytest.approx(sharp.duals[limit.limit_id], rel=1e-9) and shared > 0.0
 
 

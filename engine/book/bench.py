@@ -29,7 +29,6 @@ from engine.rebalance.published import Listing, gather_listing
 from engine.rebalance.relax import Tools, settle
 from engine.rebalance.relaxed_certificate import LOTS, certify_relaxed
 from engine.rebalance.solve import Answer, Judge, solve_problem
-from engine.rebalance.straight import straighten
 from engine.risk.funds import traded_curve, traded_model
 from engine.risk.history import FactorHistory
 from engine.risk.portfolios import Portfolios, weigh_benchmarks
@@ -289,8 +288,7 @@ def _settle(case: _Case, desk: _Desk) -> tuple[Problem, Answer, Conflict | None]
 def _publish(case: _Case, desk: _Desk, problem: Problem, answer: Answer, judge: Judge) -> Answer:
     """The answer with its whole lots, inside the problem's limits, those that gave way widened."""
     custody = Custody(case.holdings, case.nav, case.mandate.lots)
-    straight = straighten(problem, answer.weights)
-    return publish_answer(straight, answer, custody=custody, listing=desk.listing, judge=judge)
+    return publish_answer(problem, answer, custody=custody, listing=desk.listing, judge=judge)
 
 
 def _tree(outcome: Outcome, funds: csr_array | None) -> Tree:

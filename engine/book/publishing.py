@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 import polars as pl
+from jaxtyping import Float
 
 from engine.conventions import FEASIBILITY
 from engine.intake import Notice
@@ -19,9 +20,13 @@ from engine.rebalance.lots_exact import round_exactly
 from engine.rebalance.problem import Problem
 from engine.rebalance.published import Listing, LotClaim, PublishedVerdict, certify_published
 from engine.rebalance.solve import Answer, Published
+from engine.rebalance.straight import Tangent, flatten, lay_tangents
 
 TOLD_COST: Final = 1e-5
 """A rounding cost above this, a tenth of a basis point of NAV a year, is told."""
+
+PIECES: Final = 20
+"""Times that lots are rounded, each with the pieces of its limits that the lots before missed."""
 
 TOLD_VIOLATION: Final = 1e-4
 """A limit that plain rounding misses by more than this fraction of NAV is told, although it holds after repair."""
@@ -47,8 +52,9 @@ def publish_answer(
 ) -> Answer:
     """The answer with its whole lots; unchanged where shares may be fractional or nothing is certified.
 
-    Where no whole lots are found that keep every limit, nothing is traded: the continuous answer stays
-    certified, and is not published.
+    Limits that are no rows enter the rounding as their tangents, first at the answer; a piece that the lots miss
+    joins, and they are rounded again. Where no whole lots are found that keep every limit, nothing is
+    traded: the continuous answer stays certified, and is not published.
 
     Args:
         problem: One book's program.
@@ -64,19 +70,44 @@ def publish_answer(
     if fractional or answer.status != "certified" or answer.verdict is None:
         return answer
     grid = _grid(problem, custody, listing)
-    found = [round_to_lots(problem, grid, answer.weights)]
-    if custody.rules.exact:
-        exact = round_exactly(problem, grid, answer.weights)
-        found += [] if exact is None else [replace(exact, unrepaired=found[0].unrepaired, broken=found[0].broken)]
-    # The better first; where it is refused, the other one.
-    found.sort(key=lambda one: (one.violation > FEASIBILITY, objective(problem, one.weights)))
-    verdicts = (_certified(problem, one, custody, listing, judge) for one in found)
-    judged = list(zip(found, verdicts, strict=True))
-    accepted = [pair for pair in judged if pair[1].accepted]
-    rounded, verdict = (accepted or judged)[0]
-    if not accepted:
-        return replace(answer, published=_missed(problem, grid, rounded, verdict))
-    return replace(answer, published=_accepted(answer.verdict, rounded, verdict))
+    tangents = lay_tangents(problem, answer.weights)
+    for _ in range(PIECES):
+        straight = flatten(problem, tangents, [tangent.limit_id for tangent in tangents])
+        found = _round(straight, grid, answer.weights, exact=custody.rules.exact)
+        verdicts = (_certified(problem, one, custody, listing, judge) for one in found)
+        judged = list(zip(found, verdicts, strict=True))
+        accepted = [pair for pair in judged if pair[1].accepted]
+        rounded, verdict = (accepted or judged)[0]
+        if accepted:
+            return replace(answer, published=_accepted(answer.verdict, rounded, verdict))
+        # A limit of several pieces may be missed at a piece that none of the tangents shows.
+        missed = [one for lots in found for one in _missed_pieces(problem, answer.weights, lots.weights)]
+        if rounded.violation > FEASIBILITY or not missed:
+            break
+        tangents += missed
+    return replace(answer, published=_missed(problem, grid, rounded, verdict))
+
+
+def _missed_pieces(
+    problem: Problem, weights: Float[np.ndarray, " n_names"], lots: Float[np.ndarray, " n_names"]
+) -> list[Tangent]:
+    """Rows for the limits that the lots miss: their tangents there, and what holds tied positions down."""
+    found = [one for one in lay_tangents(problem, lots) if float(one.slope @ lots) > one.bound + FEASIBILITY]
+    missed = {one.limit_id for one in found}
+    for cap in problem.concentrations:
+        if cap.limit_id in missed:
+            reach = float(np.abs(cap.positions(lots) - cap.positions(weights)).max())
+            found += [Tangent(cap.limit_id, row, bound, {}, None) for row, bound in cap.held_down(weights, reach)]
+    return found
+
+
+def _round(problem: Problem, grid: Grid, weights: Float[np.ndarray, " n_names"], *, exact: bool) -> list[RoundedAnswer]:
+    """Whole lots near the weights, the better first; where it is refused, the other one."""
+    found = [round_to_lots(problem, grid, weights)]
+    if exact:
+        best = round_exactly(problem, grid, weights)
+        found += [] if best is None else [replace(best, unrepaired=found[0].unrepaired, broken=found[0].broken)]
+    return sorted(found, key=lambda one: (one.violation > FEASIBILITY, objective(problem, one.weights)))
 
 
 def _grid(problem: Problem, custody: Custody, listing: Listing) -> Grid:

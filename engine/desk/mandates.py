@@ -49,6 +49,9 @@ def _limits(mandate: Mandate) -> list[str]:
     lines += [f"{name}: {_band(band)}" for name, band in sorted(limits.weights.items())]
     lines += [f"a name: short by at most {_share(limits.max_short)}"] if limits.max_short > 0.0 else []
     lines += [f"gross exposure: at most {_share(limits.gross)}"] if limits.gross is not None else []
+    for cap in sorted(limits.concentration, key=lambda cap: cap.largest):
+        what = "any issuer" if cap.largest == 1 else f"the largest {cap.largest} issuers together"
+        lines.append(f"{what}: at most {_share(cap.max)}")
     lines += [f"turnover, buys and sells: at most {_share(limits.turnover)}"] if limits.turnover < 2.0 else []
     lines += [f"cash: {_band(limits.cash)}"] if limits.cash != Band() else []
     lines += [f"tier {tier}: {_band(band)}" for tier, band in sorted(limits.tiers.items())]
@@ -62,7 +65,18 @@ def _limits(mandate: Mandate) -> list[str]:
         days = "" if limit.horizon_days is None else f" over {limit.horizon_days} trading days"
         where = f"in the worst {_share(1.0 - limit.level)} of {limit.scenario}" if limit.level else limit.scenario
         lines.append(f"{where}: loses at most {_share(limit.max_loss)}{against}{days} on average")
-    said = {"max_weight", "weights", "turnover", "cash", "tiers", "stress", "shortfall", "max_short", "gross"}
+    said = {
+        "max_weight",
+        "weights",
+        "turnover",
+        "cash",
+        "tiers",
+        "stress",
+        "shortfall",
+        "max_short",
+        "gross",
+        "concentration",
+    }
     others: dict[str, Any] = limits.model_dump(mode="json", exclude=said, exclude_defaults=True)
     return lines + [f"{name.replace('_', ' ')}: {value}" for name, value in others.items()]
 

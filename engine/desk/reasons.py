@@ -79,6 +79,10 @@ def words_of(limit: str) -> str:
             words = f"the {'active ' if active else ''}{scenario} budget"
         case ["shortfall", scenario, *active]:
             words = f"the {'active ' if active else ''}expected shortfall over {scenario}"
+        case ["concentration", "1"]:
+            words = "the cap on the largest issuer"
+        case ["concentration", count]:
+            words = f"the cap on the largest {count} issuers"
         case ["cash" | "net" as what, side]:
             words = f"the {what} {side}imum"
         case ["tier" | "weight", *name, side]:

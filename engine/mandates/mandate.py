@@ -128,6 +128,22 @@ class ShortfallLimit(Strict):
         return name
 
 
+class ConcentrationLimit(Strict):
+    """The most that the ``largest`` positions may be together, as a fraction of NAV.
+
+    A position is an issuer's: its lines are added up, and it counts without sign. ``largest: 1`` caps
+    every issuer.
+    """
+
+    largest: int = Field(ge=1, le=1000)
+    max: float = Field(gt=0.0, le=LARGEST_GROSS)
+
+    @property
+    def limit_id(self) -> str:
+        """Its name among the limits of a book."""
+        return f"concentration:{self.largest}"
+
+
 class Participation(Strict):
     """The most of a day's volume that a book may trade of one name, on its own.
 
@@ -153,8 +169,9 @@ class LimitSet(Strict):
 
     A name may be short by ``max_short``, one with a band in ``weights`` down to its ``min``.
     ``gross`` is the most of the weights taken without sign, cash left out; ``net`` a band on their
-    sum. Bands on tiers and sectors limit longs less shorts; where a name may be short, the ends 0 and
-    1 of a band on tiers, sectors or cash count as not given, save the 0 of cash.
+    sum; ``concentration`` caps the largest positions together. Bands on tiers and sectors limit longs
+    less shorts; where a name may be short, the ends 0 and 1 of a band on tiers, sectors or cash count
+    as not given, save the 0 of cash.
 
     Of the lists, ``excluded`` may not be held (what is held is sold, what is short covered),
     ``no_buy`` not bought, ``no_sell`` not sold, ``frozen`` neither; to cover is to buy. None of them
@@ -166,6 +183,7 @@ class LimitSet(Strict):
     max_short: float = Field(default=0.0, ge=0.0, le=1.0)
     gross: float | None = Field(default=None, gt=0.0, le=LARGEST_GROSS)
     net: ExposureBand | None = None
+    concentration: tuple[ConcentrationLimit, ...] = ()
     max_active_weight: float = Field(default=1.0, gt=0.0, le=1.0)
     active_weights: dict[Security, ActiveBand] = Field(default_factory=dict)
     turnover: float = Field(default=2.0, ge=0.0, le=2.0)
@@ -251,6 +269,14 @@ class LimitSet(Strict):
             raise ValueError(f"two budgets for {', '.join(twice)}; keep one")
         return budgets
 
+    @field_validator("concentration")
+    @classmethod
+    def _one_cap_each(cls, caps: tuple[ConcentrationLimit, ...]) -> tuple[ConcentrationLimit, ...]:
+        counts = [cap.largest for cap in caps]
+        if twice := sorted({count for count in counts if counts.count(count) > 1}):
+            raise ValueError(f"two caps on the largest {twice[0]}; keep one")
+        return caps
+
     @model_validator(mode="after")
     def _priorities_are_of_limits(self) -> "LimitSet":
         singular = {key: key.removesuffix("s") for key in ("tiers", "active_tiers", "sectors", "active_sectors")}
@@ -258,6 +284,7 @@ class LimitSet(Strict):
         named: dict[str, tuple[str, ...]] = {kind: tuple(getattr(self, key)) for key, kind in singular.items()}
         named["stress"] = tuple(budget.scenario for budget in self.stress)
         named["shortfall"] = tuple(limit.scenario for limit in self.shortfall)
+        named["concentration"] = tuple(str(cap.largest) for cap in self.concentration)
         check_priorities(self.priorities, named)
         return self
 

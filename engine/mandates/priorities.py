@@ -27,6 +27,7 @@ KINDS: Final = {
     "tracking_error": "tracking_error",
     "gross": "gross",
     "net": "net",
+    "concentration": "concentration",
     "stress": "stress",
     "shortfall": "shortfall",
 }
@@ -38,6 +39,7 @@ DEFAULTS: Final = {
     "tracking_error": 2,
     "tier": 3,
     "active_tier": 3,
+    "concentration": 3,
     "sector": 4,
     "active_sector": 4,
     "factor": 4,

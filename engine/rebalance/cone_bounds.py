@@ -1,7 +1,7 @@
 """The certificate's view of limits that are no rows: what they are broken by, and a row that each implies.
 
-An expected shortfall and a robust budget are convex: whatever multipliers and direction a claim
-names, each implies a row that no portfolio inside it breaks. The row goes into the bound like
+An expected shortfall, a cap on the largest positions and a robust budget are convex: whatever multipliers and
+direction a claim names, each implies a row that no portfolio inside it breaks. The row goes into the bound like
 any other; a wrong direction only loosens it.
 """
 
@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from engine.conventions import TRADING_DAYS
 from engine.errors import ModelError
-from engine.mandates.mandate import Mandate, ShortfallLimit, StressBudget
+from engine.mandates.mandate import ConcentrationLimit, Mandate, ShortfallLimit, StressBudget
 from engine.rebalance.evidence import Case, Claim, Evidence
 
 UNIT: Final = 2.0**-53
@@ -39,11 +39,14 @@ class Cones:
 
 
 def read_cones(evidence: Evidence, case: Case, mandate: Mandate, claim: Claim, *, benchmarked: bool) -> Cones:
-    """Read the shortfalls and robust budgets of a mandate anew, and the row that each implies.
+    """Read the shortfalls, concentrations and robust budgets of a mandate anew, and the row that each implies.
 
     Expected shortfall: for any ``0 <= q_s <= p_s / (1 - level)`` with ``sum q = 1`` it is at least
     ``sum_s q_s loss_s(x)``, so ``ES <= L`` implies ``-(sum_s q_s r_s)'x <= L``; ``q`` is the claim's
-    leaf multipliers, brought into that set. Robust: for any ``v``, ``sqrt(a'Da) >= v'Da / sqrt(v'Dv)``,
+    leaf multipliers, brought into that set. Concentration: the ``N`` largest positions ``p = G'x`` without sign
+    sum to at least ``q'p`` for any ``|q_j| <= 1``, ``sum |q_j| <= N``, so ``(G q)'x <= C``; ``q`` is the claim's
+    multipliers of the positions, scaled into that set, or counts the largest of its own weights.
+    Robust: for any ``v``, ``sqrt(a'Da) >= v'Da / sqrt(v'Dv)``,
     so ``-r'x + kap sqrt(a'Da) <= L`` implies ``(-r + kap Dv / sqrt(v'Dv))'x <= L``, with ``v`` the
     claim's own weights, or ``(-r + kap^2 Dv / max(1, kap sqrt(v'Dv)))'x <= L`` with the ``v`` that it names, which a
     dual vector shorter than the cone allows; ``D`` is the specific variance over the scenario's horizon, one specific
@@ -61,12 +64,41 @@ def read_cones(evidence: Evidence, case: Case, mandate: Mandate, claim: Claim, *
         ModelError: a scenario without leaves or horizon, or an active limit without a benchmark.
 
     References:
-        MATH 6. Oracle: exact rationals, tests/test_shortfall.py and tests/test_robust.py.
+        MATH 6. Oracle: exact rationals, tests/test_shortfall.py, test_concentration.py and test_robust.py.
     """
     tails = [_tail(evidence, case, limit, claim, benchmarked) for limit in mandate.limits.shortfall]
+    tails += [_crowd(evidence, case, cap, claim) for cap in mandate.limits.concentration]
     robust = [budget for budget in mandate.limits.stress if budget.robust > 0.0]
     read = [*tails, *(_margin(evidence, case, budget, claim, benchmarked) for budget in robust)]
     return Cones([row for row, _ in read], {row[0]: broken for row, broken in read})
+
+
+def _crowd(evidence: Evidence, case: Case, cap: ConcentrationLimit, claim: Claim) -> tuple[Row, float]:
+    """The row that a cap on the largest positions implies, and by how much it is broken."""
+    lines: dict[str, list[int]] = {}
+    for i, name in enumerate(case.names):
+        lines.setdefault(evidence.issuer[name], []).append(i)
+    positions = [math.fsum(case.x[own]) for own in lines.values()]
+    largest = sorted((abs(position) for position in positions), reverse=True)[: cap.largest]
+
+    def claimed(own: list[int]) -> float:
+        label = "&".join(case.names[i] for i in own)
+        long, short = (claim.duals.get(f"{cap.limit_id}:{side}:{label}", 0.0) for side in ("long", "short"))
+        return long - short
+
+    pushes = np.array([claimed(own) for own in lines.values()])
+    pushes = np.where(np.abs(pushes) < LARGEST, pushes, 0.0)
+    size = max(float(np.abs(pushes).max(initial=0.0)), math.fsum(np.abs(pushes)) / cap.largest)
+    if size > 0.0:
+        # A quotient may round up; a millionth of a millionth is worth less than the widened bound.
+        pushes = pushes / (size * (1.0 + 1e-15 * (len(pushes) + 8)))
+    else:
+        counted = sorted(range(len(positions)), key=lambda j: -abs(positions[j]))[: cap.largest]
+        pushes[counted] = np.sign([positions[j] for j in counted])
+    row = np.zeros(len(case.names))
+    for own, push in zip(lines.values(), pushes.tolist(), strict=True):
+        row[own] = push
+    return _widened(case, cap.limit_id, row, np.abs(row), cap.max, len(lines)), math.fsum(largest) - cap.max
 
 
 def _tail(evidence: Evidence, case: Case, limit: ShortfallLimit, claim: Claim, benchmarked: bool) -> tuple[Row, float]:

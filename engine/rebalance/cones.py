@@ -61,7 +61,7 @@ class Shortfall:
         return self.probability / (1.0 - self.level)
 
     @property
-    def leaf_ids(self) -> tuple[str, ...]:
+    def part_ids(self) -> tuple[str, ...]:
         """Id of each leaf's multiplier."""
         return tuple(f"{self.limit_id}{LEAF}{leaf}" for leaf in self.leaves)
 
@@ -70,19 +70,19 @@ class Shortfall:
         pnl = self.offsets - self.losses @ weights
         return float(expected_shortfall(pnl[None, :], self.probability, 1.0 - self.level)[0])
 
-    def worst(self, weights: Float[np.ndarray, " n_names"]) -> dict[str, float]:
+    def parts(self, weights: Float[np.ndarray, " n_names"]) -> dict[str, float]:
         """Each leaf's share of the mean over the worst: the worst leaves first, each as far as it goes."""
         order = np.argsort(-(self.losses @ weights - self.offsets), kind="stable")
         before = np.append(0.0, np.cumsum(self.tail[order])[:-1])
         shares = np.empty(len(order))
         shares[order] = np.clip(1.0 - before, 0.0, self.tail[order])
-        return dict(zip(self.leaf_ids, shares.tolist(), strict=True))
+        return dict(zip(self.part_ids, shares.tolist(), strict=True))
 
     def pressure(
         self, weights: Float[np.ndarray, " n_names"], duals: Mapping[str, float]
     ) -> Float[np.ndarray, " n_names"]:
         """The multipliers times the slope of the limit: each leaf's losses at the leaf's own multiplier."""
-        return np.array([duals.get(name, 0.0) for name in self.leaf_ids]) @ self.losses
+        return np.array([duals.get(name, 0.0) for name in self.part_ids]) @ self.losses
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,9 @@ import numpy as np
 from engine.conventions import FEASIBILITY
 from engine.mandates.mandate import ActiveBand, Band, Mandate
 from engine.rebalance.certificate import Verdict
-from engine.rebalance.cones import LEAF
 from engine.rebalance.cure_certificate import Bracket
 from engine.rebalance.evidence import Claim
-from engine.rebalance.problem import ACTIVE, BUDGET, GROSS, TRACKING_ERROR, TURNOVER, Problem
+from engine.rebalance.problem import ACTIVE, BUDGET, GROSS, TRACKING_ERROR, TURNOVER, Problem, limit_of
 from engine.rebalance.relax_program import RelaxPrograms
 from engine.rebalance.relax_slack import RelaxedAnswer, Slack, limit_ids
 from engine.rebalance.relaxed_certificate import Relaxation
@@ -205,7 +204,7 @@ def _prove(kept: tuple[str, ...], problem: Problem, programs: RelaxPrograms, cou
     found = programs.solve(loose, slack)
     if found is None:
         return None
-    duals = {name: value for name, value in found.duals.items() if name.split(LEAF)[0] in sums}
+    duals = {name: value for name, value in found.duals.items() if limit_of(name) in sums}
     inside = np.clip(found.weights, case.lower, case.upper)
     amount = court.refute(Claim(dict(zip(names, inside.tolist(), strict=True)), duals), narrowed)
     return _Proof(amount, duals, _binding(case, found)) if amount > FEASIBILITY else None

@@ -20,7 +20,8 @@ from engine.mandates.mandate import (
     Mandate,
 )
 from engine.rebalance.box import state_box
-from engine.rebalance.cones import Margin, Shortfall, Tree, state_margins, state_shortfalls
+from engine.rebalance.concentration import LONG, SHORT, Concentration, state_concentrations
+from engine.rebalance.cones import LEAF, Margin, Shortfall, Tree, state_margins, state_shortfalls
 from engine.risk.model import RiskModel
 
 BUDGET = "cash:min"
@@ -35,6 +36,9 @@ TRACKING_ERROR = "tracking_error"
 ACTIVE = "active_"
 """Kinds of limits that begin so limit the weights less the benchmark's."""
 
+PARTS = (LEAF, LONG, SHORT)
+"""What parts a limit's id from a part's in the id of a multiplier."""
+
 WIDE = (-LARGEST_EXPOSURE, LARGEST_EXPOSURE)
 """A side of an exposure band that stands here was not given."""
 
@@ -46,7 +50,7 @@ class Problem:
     minimise ``gamma/2 |R'(x - xb)|^2 + gamma/2 sum d_i (x_i - xb_i)^2 - alpha'x
     + (k'|x - x0| + c'|x - x0|^(3/2)) / years + h'max(-x, 0)``
     subject to ``lo <= x <= up``, ``1'x + k'|x - x0| <= spendable``, ``A x <= b``,
-    ``sum |x - x0| <= tau`` and ``sum |x| <= gross``, and the shortfalls and margins, which are no rows.
+    ``sum |x - x0| <= tau`` and ``sum |x| <= gross``, and the shortfalls, concentrations and margins, which are no rows.
 
     Args:
         portfolio_id: The book.
@@ -74,6 +78,7 @@ class Problem:
         gross: The most of ``sum |x|``; None without a cap.
         tracking_error: ``te``, the most of ``sqrt((x - xb)'Sigma(x - xb))``; None without a cap.
         shortfalls: Limits on expected shortfall over the leaves of a tree.
+        concentrations: Caps on the largest positions together.
         margins: Stress budgets that count specific risk as loss; they have no row.
     """
 
@@ -101,12 +106,13 @@ class Problem:
     gross: float | None
     tracking_error: float | None
     shortfalls: tuple[Shortfall, ...] = ()
+    concentrations: tuple[Concentration, ...] = ()
     margins: tuple[Margin, ...] = ()
 
     @property
-    def cones(self) -> tuple[Shortfall | Margin, ...]:
+    def cones(self) -> tuple[Shortfall | Concentration | Margin, ...]:
         """The limits that are no rows."""
-        return (*self.shortfalls, *self.margins)
+        return (*self.shortfalls, *self.concentrations, *self.margins)
 
     def risk_slope(self, weights: Float[np.ndarray, " n_names"]) -> Float[np.ndarray, " n_names"]:
         """``Sigma (x - xb)``, half of what a unit of each name adds to the active variance."""
@@ -125,6 +131,13 @@ class Problem:
     def upper_id(self, i: int) -> str:
         """Limit id of the highest weight of name ``i``."""
         return f"{self.upper_kinds[i]}:{self.names.labels[i]}:max"
+
+
+def limit_of(multiplier: str) -> str:
+    """The limit that a multiplier is of, be it of a leaf or of a position."""
+    for part in PARTS:
+        multiplier = multiplier.partition(part)[0]
+    return multiplier
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +245,7 @@ def state_problem(
         gross=limits.gross,
         tracking_error=limits.tracking_error,
         shortfalls=state_shortfalls(mandate, trees, index),
+        concentrations=state_concentrations(limits, names, model.issuers[at]),
         margins=state_margins(mandate, shocks, terms.horizons, (specific, several), index),
     )
 

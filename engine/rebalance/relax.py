@@ -330,5 +330,8 @@ def widen(problem: Problem, hard: Problem, amounts: Mapping[str, float]) -> Prob
         gross=None if problem.gross is None else problem.gross + amounts.get(GROSS, 0.0),
         tracking_error=None if cap is None else cap + amounts.get(TRACKING_ERROR, 0.0),
         shortfalls=tuple(replace(one, bound=one.bound + amounts.get(one.limit_id, 0.0)) for one in problem.shortfalls),
+        concentrations=tuple(
+            replace(one, bound=one.bound + amounts.get(one.limit_id, 0.0)) for one in problem.concentrations
+        ),
         margins=tuple(replace(one, bound=one.bound + amounts.get(one.limit_id, 0.0)) for one in problem.margins),
     )

@@ -50,6 +50,7 @@ def take_steps(problem: Problem, slack: Slack, found: RelaxedAnswer, programs: R
             flatten(problem, tangents, [one.limit_id for one in tangents]),
             tracking_error=None,
             shortfalls=problem.shortfalls,
+            concentrations=problem.concentrations,
             gross=problem.gross,
         )
         step = programs.solve(flat, slack, bend=_bend(problem, last))
@@ -63,7 +64,7 @@ def take_steps(problem: Problem, slack: Slack, found: RelaxedAnswer, programs: R
 
 
 def _smooth(problem: Problem, weights: Float[np.ndarray, " n_names"]) -> list[Tangent]:
-    found = lay_tangents(replace(problem, shortfalls=(), gross=None), weights)
+    found = lay_tangents(replace(problem, shortfalls=(), concentrations=(), gross=None), weights)
     return found if problem.tracking_error is None else [*found, risk_tangent(problem, weights)]
 
 

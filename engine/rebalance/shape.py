@@ -10,10 +10,12 @@ class ConeShape(NamedTuple):
 
     Args:
         leaves: Number of leaves of each shortfall limit.
+        positions: Number of issuers with several lines, of each concentration, and whether there are shorts.
         issuers: Number of issuers with several lines, of each robust budget.
     """
 
     leaves: tuple[int, ...] = ()
+    positions: tuple[tuple[int, bool], ...] = ()
     issuers: tuple[int, ...] = ()
 
 
@@ -38,5 +40,6 @@ def cone_shape(problem: Problem) -> ConeShape:
     """The shape of a problem's block; nothing in it for an ordinary book."""
     return ConeShape(
         tuple(len(limit.leaves) for limit in problem.shortfalls),
+        tuple((limit.shared.shape[1], limit.shorts) for limit in problem.concentrations),
         tuple(budget.shared.shape[1] for budget in problem.margins),
     )

@@ -17,7 +17,7 @@ from engine.rebalance.polish import polish
 from engine.rebalance.problem import Problem
 from engine.rebalance.reduction import solve_reduced
 from engine.rebalance.shape import Shape, shape_of
-from engine.rebalance.tangents import solve_on_tangents
+from engine.rebalance.tangents import has_pieces, solve_by_pieces, solve_on_tangents
 
 DUST: Final = (1e-7, 1e-8, 1e-9, 1e-10, 1e-11, 1e-12, 0.0)
 """Trades below this fraction of NAV are left out, the largest size first that still certifies."""
@@ -60,7 +60,7 @@ SHORTCUTS: Final = (
     Rung("INTERIOR", rescaled=False, margin=MARGIN),
     Rung("PIQP", rescaled=True, margin=MARGIN),
 )
-"""First steps of a plain problem: over the names that trade, as matrices; no other problem takes them."""
+"""First steps of a problem whose limits are linear, or linear by pieces: over the names that trade, as matrices."""
 
 LADDER: Final = (
     Rung("CLARABEL", rescaled=False, margin=MARGIN),
@@ -180,14 +180,14 @@ def solve_problem(problem: Problem, programs: Programs, *, judge: Judge, refute:
         return _nowhere_to_go(problem, apart, refute)
     scale, unit = 1.0, 1.0
     nearest: Verdict | None = None
-    plain, refuted, final = is_plain(problem), False, len(SHORTCUTS + LADDER) - 1
+    shortcut, refuted, final = _shortcut(problem), False, len(SHORTCUTS + LADDER) - 1
     for number, rung in enumerate(SHORTCUTS + LADDER):
         short = number < len(SHORTCUTS)
-        if short and not plain:
+        if short and shortcut is None:
             continue
         sizes = (scale, unit) if rung.rescaled else (1.0, 1.0)
         attempt = Attempt(rung.solver, *sizes, margin=rung.margin)
-        last = solve_reduced(problem, attempt) if short else programs.fit(problem).solve(problem, attempt)
+        last = shortcut(problem, attempt) if short and shortcut else programs.fit(problem).solve(problem, attempt)
         usable = last.weights is not None and bool(np.isfinite(last.weights).all())
         if usable:
             for raw, weights in sharpened(problem, last):
@@ -207,6 +207,13 @@ def solve_problem(problem: Problem, programs: Programs, *, judge: Judge, refute:
             if proof := _proven(problem, elastic, refute):
                 return replace(proof, verdict=nearest, rung=number)
     return Answer("held", problem.start, {}, nearest, 0.0, last.solver, final, last.iterations)
+
+
+def _shortcut(problem: Problem) -> Callable[[Problem, Attempt], RawAnswer] | None:
+    """How a problem is solved without the modelling layer, or None where it cannot be."""
+    if is_plain(problem):
+        return solve_reduced
+    return solve_by_pieces if has_pieces(problem) else None
 
 
 def _elastic(problem: Problem, programs: Programs) -> RawAnswer:

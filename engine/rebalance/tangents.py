@@ -22,6 +22,30 @@ MET: Final = 1e-11
 """A limit missed by less than this needs no further tangent."""
 
 
+def has_pieces(problem: Problem) -> bool:
+    """Whether every limit that is no row is linear by pieces, and everything else plain."""
+    bare = replace(problem, shortfalls=(), concentrations=())
+    return bool(problem.cones) and is_plain(bare)
+
+
+def solve_by_pieces(problem: Problem, attempt: Attempt) -> RawAnswer:
+    """Solve a problem whose further limits are linear by pieces from today's weights: a piece joins when it is missed.
+
+    Args:
+        problem: The numbers; ``has_pieces``.
+        attempt: Solver, scaling, margin.
+
+    Returns:
+        As ``solve_on_tangents``; no weights where it ends without an answer.
+
+    References:
+        Kelley (1960). Oracle: the cvxpy program of the same problem, tests/test_concentration.py.
+    """
+    today = RawAnswer(problem.start, {}, 0.0, attempt.solver, "a piece is still missed", 0)
+    found = solve_on_tangents(problem, today, attempt)
+    return replace(today, weights=None) if found is today else found
+
+
 def solve_on_tangents(problem: Problem, raw: RawAnswer, attempt: Attempt) -> RawAnswer:
     """Sharpen an answer near the optimum: Kelley's cuts, the objective in full.
 
@@ -95,8 +119,8 @@ def _gathered(problem: Problem, found: RawAnswer, tangents: list[Tangent], ids: 
     for name, tangent in zip(ids, tangents, strict=True):
         pressure = found.duals[name]
         duals[tangent.limit_id] += pressure
-        for leaf, share in tangent.leaves.items():
-            duals[leaf] = duals.get(leaf, 0.0) + pressure * share
+        for part, share in tangent.parts.items():
+            duals[part] = duals.get(part, 0.0) + pressure * share
         if tangent.toward is not None:
             directions[tangent.limit_id] = directions.get(tangent.limit_id, 0.0) + pressure * tangent.toward
     mixed = {name: toward / duals[name] for name, toward in directions.items() if duals[name] > 0.0}

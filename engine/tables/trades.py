@@ -10,6 +10,7 @@ LIMIT_KINDS: Final = (
     "turnover",
     "gross",
     "net",
+    "concentration",
     "cash",
     "tier",
     "active_tier",

@@ -15,7 +15,7 @@ from rich.console import Console
 from test_certificate import PROGRAMS, rational, some_duals, tight_book
 from test_rebalance import LOOSE
 
-from engine.api.hedging import hedge_portfolios
+from engine.api.hedging import HedgeTerms, hedge_portfolios
 from engine.api.loading import LoadedUniverse
 from engine.api.rebalancing import rebalance_portfolios
 from engine.api.stressing import stress_portfolios
@@ -449,17 +449,58 @@ def test_a_mandate_tells_its_shortfall_and_its_margin(capsys: pytest.CaptureFixt
     assert "spoon: loses at most 2 % more than the benchmark on average" in said
 
 
-def test_a_hedge_of_a_robust_budget_says_that_the_overlays_own_risk_is_not_in_it(bundled: LoadedUniverse) -> None:
-    book = "momentum_growth"
-    told = [
-        [
-            notice.portfolio_id
-            for notice in hedge_portfolios(loaded, "deepseek").notices
-            if notice.code == "hedge.robust"
-        ]
-        for loaded in (robust_books(bundled, [book], max_loss=0.05, robust=robust) for robust in (0.0, 1.0))
-    ]
-    assert told == [[], [book]]
+@pytest.mark.parametrize("objective", ["cheapest", "fewest", "steadiest"])
+@pytest.mark.parametrize("robust", [0.5, 3.0])
+def test_a_hedge_of_a_robust_budget_is_enough_with_its_own_specific_risk(
+    bundled: LoadedUniverse, objective: str, robust: float
+) -> None:
+    """Loss and margin of book and overlay together, by hand from the holdings and the overlay's trades."""
+    books = ["momentum_growth", "power_and_grid"]
+    loaded = robust_books(bundled, books, max_loss=0.05, robust=robust)
+    # Single names carry specific risk of their own, an index fund nearly none.
+    chosen = ("names",) if objective != "steadiest" else ("NVDA", "VRT", "SPY", "GEV", "AVGO")
+    tables = hedge_portfolios(loaded, "deepseek", HedgeTerms(objective=objective, candidates=chosen)).tables
+    moves = dict(
+        rebalance_portfolios(loaded)
+        .tables["shocks"]
+        .filter(scenario_id="deepseek")
+        .select("security_id", "total")
+        .iter_rows()
+    )
+    settled = 0
+    for row in tables["hedges"].iter_rows(named=True):
+        book = row["portfolio_id"]
+        held = rebalance_portfolios(loaded.only([book])).tables["targets"]
+        weights = dict(
+            held.filter(~pl.col("security_id").str.starts_with("CASH:"))
+            .select("security_id", "weight_before")
+            .iter_rows()
+        )
+        before = -sum(moves[name] * weight for name, weight in weights.items())
+        assert row["loss_before"] == pytest.approx(before + robust * margin_by_hand(loaded, weights, 1), abs=1e-12)
+        for name, weight in (
+            tables["hedge_trades"].filter(portfolio_id=book).select("security_id", "weight").iter_rows()
+        ):
+            weights[name] = weights.get(name, 0.0) + weight
+        loss = -sum(moves[name] * weight for name, weight in weights.items())
+        after = loss + robust * margin_by_hand(loaded, weights, 1)
+        assert row["loss_after"] == pytest.approx(after, abs=1e-11)
+        if row["status"] == "hedged":
+            settled += 1
+            assert row["loss_after"] == pytest.approx(0.05, abs=1e-9) and not row["proven"]
+            assert abs(after - loss - (row["loss_before"] - before)) > 1e-6
+    assert settled >= 1
+
+
+def test_a_book_whose_overlays_own_risk_eats_what_it_gains_is_out_of_reach_and_says_why(
+    bundled: LoadedUniverse,
+) -> None:
+    loaded = robust_books(bundled, ["momentum_growth"], max_loss=0.095, robust=10.0)
+    found = hedge_portfolios(loaded, "deepseek", HedgeTerms(candidates=("AAPL",), max_weight=1.0))
+    (row,) = found.tables["hedges"].to_dicts()
+    assert row["status"] == "out_of_reach" and row["trades"] == 0 and row["loss_after"] == row["loss_before"]
+    assert row["reachable_loss"] < 0.095
+    assert "before their own specific risk, which its budget counts" in found.refused[0]
 
 
 def test_books_without_such_limits_keep_their_program(bundled: LoadedUniverse) -> None:

@@ -2,13 +2,14 @@
 
 import datetime as dt
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, get_args
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from scipy.sparse import csr_array
 
 from engine.api.loading import LoadedUniverse
@@ -16,12 +17,14 @@ from engine.api.stressing import pick_scenarios
 from engine.api.weighing import weigh_books
 from engine.axes import Axis
 from engine.book.budgets import unmeasured_budgets, with_budgets
+from engine.book.margins import robust_margins
+from engine.conventions import FEASIBILITY
 from engine.documents import suggestion
 from engine.errors import ConfigurationError, UsageError
 from engine.intake import Notice, notices_frame
 from engine.mandates.horizons import check_horizons
 from engine.risk.portfolios import Portfolios, weigh_benchmarks
-from engine.stress.hedge import Candidates, Objective, basis_matrix, hedge_losses, room_for
+from engine.stress.hedge import Candidates, Objective, Overlay, basis_matrix, hedge_losses, room_for
 from engine.stress.hedge_tables import Hedged, tabulate_hedges
 from engine.stress.liquidity import measure_depth
 from engine.stress.outcome import Outcome, unfold
@@ -29,6 +32,14 @@ from engine.stress.outcome import Outcome, unfold
 GROUPS: Final = ("etfs", "names")
 MOST_NAMES: Final = 100
 REBOUND: Final = "overreaction"
+CALM: Final = 20
+"""Steps in which what an overlay adds to a margin may fall again."""
+
+SETTLING: Final = 200
+"""Steps at most."""
+
+SETTLED: Final = 1e-12
+"""Change of a margin that is none, fraction of NAV."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +151,64 @@ def hedge_portfolios(
         long_only=terms.long_only,
     )
     basis = basis_matrix(portfolios, outcome, columns) if terms.objective == "steadiest" else None
-    overlay = hedge_losses(
-        candidates, losses - limits, room, objective=terms.objective, max_trades=terms.max_trades, basis=basis
+    find = partial(
+        hedge_losses, candidates, room=room, objective=terms.objective, max_trades=terms.max_trades, basis=basis
     )
-    hedged = Hedged(portfolios, outcome, rebound, candidates, columns, room, overlay, losses, limits)
+    hedged = Hedged(
+        portfolios,
+        outcome,
+        rebound,
+        candidates,
+        columns,
+        room,
+        find(losses - limits),
+        losses,
+        limits,
+        added=np.zeros_like(losses),
+    )
+    if (budgets["margin"] > 0.0).any():
+        hedged = _settle_margins(hedged, find, loaded, budgets["margin"].fill_null(0.0).to_numpy())
     tables = tabulate_hedges(hedged, budgets["budget_kind"].to_list(), terms.objective)
     notices = (*notices, *doubts, *unknown)
     tables["exceptions"] = notices_frame(notices)
     return HedgeResult(portfolios.as_of, story.id, tables, _refusals(hedged, terms), notices)
+
+
+def _settle_margins(
+    hedged: Hedged,
+    find: Callable[[Float[np.ndarray, " m"]], Overlay],
+    loaded: LoadedUniverse,
+    margins: Float[np.ndarray, " m"],
+) -> Hedged:
+    """The overlay that is enough with its own specific risk counted as loss too, where the budget does so.
+
+    What an overlay adds to ``kap sqrt(a'Da)`` is asked of the next one, until that adds no more; nothing is proven of
+    such a book. What is asked only grows after some steps, so that it ends; a book whose overlay adds more than it
+    takes away trades nothing.
+    """
+    benchmarks, _ = weigh_benchmarks(loaded.benchmarks, hedged.portfolios)
+    counted = margins > 0.0
+    asked = np.zeros_like(margins)
+    for step in range(SETTLING):
+        after = robust_margins(
+            hedged.portfolios.with_overlay(hedged.lines), [hedged.outcome], loaded.mandates, benchmarks
+        )
+        by_book = dict(after.select("portfolio_id", "margin").iter_rows())
+        now = np.array([by_book.get(book, 0.0) for book in hedged.portfolios.ids.labels])
+        traded = counted & hedged.overlay.weights.any(axis=1)
+        added = np.where(traded, now - margins, 0.0)
+        hedged = replace(hedged, added=added)
+        # One that was asked for more than it could reach trades nothing, and asks again for what it would add.
+        wanted = np.where(traded, added, asked) if step < CALM else np.maximum(asked, added)
+        if (np.abs(wanted - asked) <= SETTLED).all():
+            break
+        asked = wanted
+        overlay = find(hedged.losses + asked - hedged.budgets)
+        hedged = replace(hedged, overlay=replace(overlay, proven=overlay.proven & ~counted))
+    weights = np.where(hedged.out_of_reach[:, None], 0.0, hedged.overlay.weights)
+    return replace(
+        hedged, overlay=replace(hedged.overlay, weights=weights), added=np.where(weights.any(axis=1), hedged.added, 0.0)
+    )
 
 
 def _rebound(loaded: LoadedUniverse, outcome: Outcome, terms: HedgeTerms) -> Outcome | None:
@@ -162,7 +223,7 @@ def _rebound(loaded: LoadedUniverse, outcome: Outcome, terms: HedgeTerms) -> Out
 def _budgets(
     loaded: LoadedUniverse, portfolios: Portfolios, outcome: Outcome, terms: HedgeTerms
 ) -> tuple[pl.DataFrame, tuple[Notice, ...]]:
-    """``portfolio_id``, ``measured_loss``, ``budget``, ``budget_kind`` of every book that has a measured one."""
+    """``portfolio_id measured_loss margin budget budget_kind`` of every book that has a measured budget."""
     pnl = portfolios.weights @ outcome.total
     frame = pl.DataFrame(
         {
@@ -173,16 +234,13 @@ def _budgets(
     )
     if terms.budget is not None:
         fixed = [pl.lit(terms.budget).alias("budget"), pl.lit("absolute").alias("budget_kind")]
-        return frame.with_columns((-pl.col("pnl_frac")).alias("measured_loss"), *fixed), ()
+        return frame.with_columns((-pl.col("pnl_frac")).alias("measured_loss"), pl.lit(0.0).alias("margin"), *fixed), ()
     benchmarks, unusable = weigh_benchmarks(loaded.benchmarks, portfolios)
     measured = with_budgets(frame, portfolios, [outcome], loaded.mandates, benchmarks)
     budgets = measured.filter(pl.col("measured_loss").is_not_null() & pl.col("budget").is_not_null())
     if not budgets.height:
         raise UsageError(f"no book has a budget on {outcome.scenario.id} in its mandate; give one with --budget 0.05")
-    robust = budgets.filter(pl.col("margin") > 0.0)["portfolio_id"]
-    words = "its budget counts specific risk as loss; the overlay's own is not in it, so measure the book again after"
     notices = (
-        *(Notice("hedge.robust", "warn", words, "mandates", book) for book in robust),
         *(replace(notice, severity="warn") for notice in unusable),
         *unmeasured_budgets(portfolios, loaded.mandates, benchmarks),
     )
@@ -274,5 +332,7 @@ def _refusals(hedged: Hedged, terms: HedgeTerms) -> tuple[str, ...]:
         shown = trades + (f" and {len(used) - 3} more" if len(used) > 3 else "")
         bring = "to its cap brings" if len(used) == 1 else "to their caps bring"
         far = f"{100.0 * before:.2f} % to {100.0 * least:.2f} % at best"
+        if -least <= hedged.budgets[row] + FEASIBILITY:
+            far += " before their own specific risk, which its budget counts"
         lines.append(f"{book}: {shown} {bring} {far}; {budget}; allow more with --with or --max-weight")
     return tuple(lines)

@@ -72,6 +72,10 @@ class Portfolios:
         """Weights with each fund replaced by what it holds; what is no fund stays."""
         return weights if self.funds is None else self.funds.T @ weights
 
+    def with_overlay(self, lines: csr_array) -> "Portfolios":
+        """The same with further lines, on the model's axis, added to what is traded; cash as it is."""
+        return self._with_lines(csr_array(self.traded + lines))
+
     def _with_lines(self, lines: csr_array) -> "Portfolios":
         if self.funds is None:
             return replace(self, weights=lines)

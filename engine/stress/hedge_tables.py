@@ -27,6 +27,7 @@ class Hedged:
         overlay: The answer.
         losses: ``(m,)``, measured loss before, of the budget's kind.
         budgets: ``(m,)``.
+        added: ``(m,)``, what the overlay adds to the specific risk of a book whose budget counts that; 0 for others.
     """
 
     portfolios: Portfolios
@@ -38,16 +39,22 @@ class Hedged:
     overlay: Overlay
     losses: Float[np.ndarray, " m"]
     budgets: Float[np.ndarray, " m"]
+    added: Float[np.ndarray, " m"]
 
     @property
-    def excess(self) -> Float[np.ndarray, " m"]:
-        """Loss above the budget."""
-        return self.losses - self.budgets
+    def losses_after(self) -> Float[np.ndarray, " m"]:
+        """Measured loss with the overlay."""
+        return self.losses + self.added - self.overlay.weights @ self.candidates.moves
+
+    @property
+    def inside(self) -> Bool[np.ndarray, " m"]:
+        """Books that need no overlay."""
+        return self.losses <= self.budgets + FEASIBILITY
 
     @property
     def out_of_reach(self) -> Bool[np.ndarray, " m"]:
         """Books that the candidates cannot bring inside."""
-        return (self.excess > FEASIBILITY) & (self.overlay.reachable < self.excess)
+        return ~self.inside & (self.losses_after > self.budgets + FEASIBILITY)
 
     @property
     def lines(self) -> csr_array:
@@ -60,7 +67,8 @@ class Hedged:
 def tabulate_hedges(hedged: Hedged, kinds: list[str], objective: str) -> dict[str, pl.DataFrame]:
     """Tables ``hedges``, ``hedge_trades`` and ``hedge_exposures``, each sorted by key.
 
-    With overlay ``h`` and shock ``r`` the loss after is ``loss - h'r``. The basis risk is
+    With overlay ``h`` and shock ``r`` the loss after is ``loss - h'r``, with what ``h`` adds to the specific risk where
+    the budget counts that as loss. The basis risk is
     ``sqrt(V(h))`` with ``V`` the variance over the horizon that the scenario leaves open: how far the
     overlay's own gain scatters around ``h'r`` when the scenario holds; beside it that of the book
     before and after, ``sqrt(V(w))`` and ``sqrt(V(w + h))``. Annual: the overlay's specific volatility
@@ -77,10 +85,8 @@ def tabulate_hedges(hedged: Hedged, kinds: list[str], objective: str) -> dict[st
     """
     books, overlay, candidates = hedged.portfolios, hedged.overlay, hedged.candidates
     traded = overlay.weights
-    pnl = traded @ candidates.moves
     cost = np.abs(traded) @ candidates.unit_cost
-    inside = hedged.excess <= FEASIBILITY
-    status = np.where(inside, "inside", np.where(hedged.out_of_reach, "out_of_reach", "hedged"))
+    status = np.where(hedged.inside, "inside", np.where(hedged.out_of_reach, "out_of_reach", "hedged"))
     summary = pl.DataFrame(
         {
             "portfolio_id": books.ids.labels,
@@ -91,7 +97,7 @@ def tabulate_hedges(hedged: Hedged, kinds: list[str], objective: str) -> dict[st
             "budget": hedged.budgets,
             "budget_kind": kinds,
             "loss_before": hedged.losses,
-            "loss_after": hedged.losses - pnl,
+            "loss_after": hedged.losses_after,
             "reachable_loss": hedged.losses - overlay.reachable,
             "trades": np.count_nonzero(traded, axis=1),
             "gross": np.abs(traded).sum(axis=1),

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 from test_certificate import Book, rational
 
-from engine.rebalance.evidence import Case
+from engine.rebalance.case import Case
 
 DIGITS = 60
 

@@ -19,7 +19,8 @@ from engine.errors import ConfigurationError, ModelError
 from engine.mandates.mandate import Mandate
 from engine.rebalance.attempt import Attempt
 from engine.rebalance.bound import lower_bound
-from engine.rebalance.evidence import Claim, assemble
+from engine.rebalance.case import assemble
+from engine.rebalance.evidence import Claim
 from engine.rebalance.problem import Problem
 from engine.rebalance.solve import Answer
 

@@ -18,8 +18,9 @@ from engine.errors import ModelError
 from engine.mandates.mandate import Mandate
 from engine.rebalance.attempt import Attempt
 from engine.rebalance.bound import _indefinite, lower_bound
+from engine.rebalance.case import assemble
 from engine.rebalance.certificate import Verdict, certifier, certify, prove_infeasible
-from engine.rebalance.evidence import Claim, Evidence, assemble, gather_evidence
+from engine.rebalance.evidence import Claim, Evidence, gather_evidence
 from engine.rebalance.problem import Problem, Terms, state_problem
 from engine.rebalance.solve import Answer, Programs, solve_problem
 from engine.risk.model import RiskModel

@@ -31,10 +31,11 @@ from engine.book.answers import limit_table
 from engine.desk.reasons import words_of
 from engine.mandates.mandate import LimitSet, Mandate
 from engine.rebalance.attempt import Attempt
+from engine.rebalance.case import assemble
 from engine.rebalance.certificate import certify
 from engine.rebalance.concentration import Concentration, state_concentrations
 from engine.rebalance.cone_bounds import read_cones
-from engine.rebalance.evidence import Claim, assemble
+from engine.rebalance.evidence import Claim
 from engine.rebalance.problem import Problem
 from engine.rebalance.relaxed_certificate import Relaxation
 from engine.rebalance.shadows import marginal_costs

@@ -18,7 +18,8 @@ from test_rebalance import LOOSE, plain_book
 
 from engine.errors import ModelError
 from engine.rebalance.bound import lower_bound
-from engine.rebalance.evidence import Claim, assemble
+from engine.rebalance.case import assemble
+from engine.rebalance.evidence import Claim
 from engine.rebalance.minima import Price, one_dimensional_minima
 from engine.rebalance.problem import Problem, state_problem
 from engine.rebalance.shadows import marginal_costs

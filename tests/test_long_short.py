@@ -22,7 +22,8 @@ from engine.api.rebalancing import rebalance_portfolios
 from engine.book.answers import limit_table
 from engine.mandates.mandate import LimitSet
 from engine.rebalance.bound import lower_bound
-from engine.rebalance.evidence import Claim, assemble
+from engine.rebalance.case import assemble
+from engine.rebalance.evidence import Claim
 from engine.rebalance.problem import Problem
 from engine.rebalance.shadows import marginal_costs
 from engine.rebalance.solve import Answer

@@ -19,7 +19,8 @@ from engine.book.answers import _reason
 from engine.mandates.mandate import LEAST_COST
 from engine.rebalance.attempt import Attempt
 from engine.rebalance.bound import lower_bound
-from engine.rebalance.evidence import Claim, assemble
+from engine.rebalance.case import assemble
+from engine.rebalance.evidence import Claim
 from engine.rebalance.problem import Problem
 from engine.rebalance.shadows import marginal_costs
 from engine.rebalance.solve import Answer

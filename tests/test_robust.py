@@ -24,9 +24,10 @@ from engine.desk.mandates import show_mandate
 from engine.errors import ModelError
 from engine.mandates.mandate import Mandate
 from engine.rebalance.attempt import Attempt
+from engine.rebalance.case import assemble
 from engine.rebalance.cone_bounds import read_cones
 from engine.rebalance.cones import Margin
-from engine.rebalance.evidence import Claim, assemble
+from engine.rebalance.evidence import Claim
 from engine.rebalance.problem import Problem
 from engine.rebalance.shadows import marginal_costs
 from engine.rebalance.solve import Answer

@@ -30,9 +30,10 @@ from engine.mandates.lots import Lots
 from engine.mandates.mandate import Mandate
 from engine.rebalance.attempt import Attempt
 from engine.rebalance.bound import lower_bound
+from engine.rebalance.case import assemble
 from engine.rebalance.cone_bounds import read_cones
 from engine.rebalance.cones import Shortfall
-from engine.rebalance.evidence import Claim, assemble
+from engine.rebalance.evidence import Claim
 from engine.rebalance.problem import Problem
 from engine.rebalance.shadows import marginal_costs
 from engine.rebalance.solve import Answer

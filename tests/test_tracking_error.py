@@ -16,7 +16,8 @@ from engine.book.answers import limit_table
 from engine.errors import ModelError
 from engine.rebalance.attempt import Attempt
 from engine.rebalance.bound import SQUARED_ERROR, lower_bound
-from engine.rebalance.evidence import Claim, assemble
+from engine.rebalance.case import assemble
+from engine.rebalance.evidence import Claim
 from engine.rebalance.problem import Problem, state_problem
 from engine.rebalance.solve import Answer
 

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float
 
-from engine.rebalance.evidence import Case
+from engine.rebalance.case import Case
 from engine.rebalance.minima import Price, one_dimensional_minima
 
 SQUARED_ERROR: Final = "tracking_error^2"
@@ -65,6 +65,8 @@ def lower_bound(
         rough += [abs(value) for value in constants[-2:]]
     for name, row, bound in case.rows:
         y = duals.get(name, 0.0)
+        if y == 0.0:
+            continue
         s = s + y * row
         size = size + y * np.abs(row)
         constants.append(-y * bound)

@@ -15,14 +15,13 @@ from jaxtyping import Float
 from engine.conventions import TRADING_DAYS
 from engine.errors import ModelError
 from engine.mandates.mandate import ConcentrationLimit, Mandate, ShortfallLimit, StressBudget
-from engine.rebalance.evidence import Case, Claim, Evidence
+from engine.rebalance.case import Case, Row
+from engine.rebalance.evidence import Claim, Evidence
 
 UNIT: Final = 2.0**-53
 
 LARGEST: Final = 1e12
 """A direction that names more of a name than this is not followed there."""
-
-Row = tuple[str, Float[np.ndarray, " n"], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +74,9 @@ def read_cones(evidence: Evidence, case: Case, mandate: Mandate, claim: Claim, *
 
 def _crowd(evidence: Evidence, case: Case, cap: ConcentrationLimit, claim: Claim) -> tuple[Row, float]:
     """The row that a cap on the largest positions implies, and by how much it is broken."""
-    lines: dict[str, list[int]] = {}
-    for i, name in enumerate(case.names):
-        lines.setdefault(evidence.issuer[name], []).append(i)
+    lines: dict[int, list[int]] = {}
+    for i, issuer in enumerate(evidence.issuer[case.at].tolist()):
+        lines.setdefault(issuer, []).append(i)
     positions = [math.fsum(case.x[own]) for own in lines.values()]
     largest = sorted((abs(position) for position in positions), reverse=True)[: cap.largest]
 
@@ -107,8 +106,7 @@ def _tail(evidence: Evidence, case: Case, limit: ShortfallLimit, claim: Claim, b
         raise ModelError(f"certificate: {limit.limit_id} needs leaves, and {limit.scenario} has none")
     against = _against(case, limit, benchmarked)
     leaves = evidence.leaves[limit.scenario]
-    losses = np.array([[-moves[name] for name in case.names] for _, moves in leaves.values()])
-    losses = losses.reshape(len(leaves), len(case.names))
+    losses = -np.array([totals[case.at] for _, totals in leaves.values()]).reshape(len(leaves), len(case.names))
     written = [probability for probability, _ in leaves.values()]
     most = np.array(written) / math.fsum(written) / (1.0 - limit.level)
     met = [math.fsum(row * case.x) - math.fsum(row * against) for row in losses]
@@ -124,7 +122,7 @@ def _margin(evidence: Evidence, case: Case, budget: StressBudget, claim: Claim, 
     if budget.scenario not in evidence.horizon:
         raise ModelError(f"certificate: {budget.limit_id} is robust, and {budget.scenario} has no horizon")
     against = _against(case, budget, benchmarked)
-    loss = -np.array([evidence.shocks[budget.scenario][name] for name in case.names])
+    loss = -evidence.shocks[budget.scenario][case.at]
     years = evidence.horizon[budget.scenario] / TRADING_DAYS
     away = case.x - against
     pull, deviation = _pull(case, years, away)

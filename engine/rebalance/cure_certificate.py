@@ -8,9 +8,10 @@ import numpy as np
 
 from engine.conventions import FEASIBILITY
 from engine.mandates.mandate import ActiveBand, Band, Mandate
+from engine.rebalance.case import Case, assemble
 from engine.rebalance.certificate import LARGEST, judge_case, refute_case
 from engine.rebalance.cone_bounds import Cones, read_cones
-from engine.rebalance.evidence import Case, Claim, Evidence, assemble
+from engine.rebalance.evidence import Claim, Evidence
 
 KINDS: Final = ("participation", "no_buy", "no_sell", "frozen", "excluded", "active_weight", "weight")
 """Kinds of limits on single names; each gives way as one."""
@@ -52,7 +53,7 @@ def prove_cure(
     References:
         MATH 5. Oracle: scipy's linprog on either side of the bracket, tests/test_cures.py.
     """
-    if not all(name in evidence.exposures and abs(weight) < LARGEST for name, weight in claim.weights.items()):
+    if not all(name in evidence.row and abs(weight) < LARGEST for name, weight in claim.weights.items()):
         return Bracket(None, None)
     names = frozenset(chosen)
     enough = next((cure + step for step in STEPS if _kept(evidence, inputs, names, cure + step, claim)), None)

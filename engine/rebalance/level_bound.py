@@ -11,8 +11,8 @@ from jaxtyping import Float
 from engine.conventions import FEASIBILITY
 from engine.mandates.mandate import Band, LimitSet, Mandate
 from engine.rebalance.bound import SQUARED_ERROR, UNIT, active_variance, lower_bound
+from engine.rebalance.case import Case
 from engine.rebalance.certificate import LARGEST
-from engine.rebalance.evidence import Case
 
 ABSOLUTE: Final = 1e-8
 RELATIVE: Final = 1e-6

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from engine.rebalance.evidence import Case
+from engine.rebalance.case import Case
 
 
 @dataclass(frozen=True, slots=True)

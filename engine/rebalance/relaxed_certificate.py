@@ -10,9 +10,10 @@ import numpy as np
 from engine.conventions import FEASIBILITY
 from engine.mandates.mandate import Band, Mandate
 from engine.rebalance.bound import active_variance
+from engine.rebalance.case import Case, assemble
 from engine.rebalance.certificate import LARGEST, Verdict, judge_case
 from engine.rebalance.cone_bounds import Cones, read_cones
-from engine.rebalance.evidence import Case, Claim, Evidence, assemble
+from engine.rebalance.evidence import Claim, Evidence
 from engine.rebalance.level_bound import (
     GROSS,
     TRACKING_ERROR,
@@ -88,7 +89,7 @@ def certify_relaxed(
     limits = inputs["mandate"].limits
     amounts = relaxation.amounts
     wrong = [name for name, amount in amounts.items() if not 0.0 < amount < LARGEST or limits.priority(name) == 0]
-    strangers = [name for name in claim.weights if name not in evidence.exposures]
+    strangers = [name for name in claim.weights if name not in evidence.row]
     if wrong or strangers or not all(abs(weight) < LARGEST for weight in claim.weights.values()):
         return _refused(f"{(wrong or strangers or ['weights that are not numbers'])[0]} may not be so")
     given = amounts

@@ -25,13 +25,20 @@ sys.path.insert(0, str(HERE.parent))
 
 from random_books import RandomBook, random_book  # noqa: E402
 
+from engine.rebalance.attempt import Attempt, RawAnswer  # noqa: E402
+from engine.rebalance.direct import Trades, solve_direct  # noqa: E402
+from engine.rebalance.evidence import Claim  # noqa: E402
 from engine.rebalance.problem import Problem  # noqa: E402
-from engine.rebalance.solve import Programs  # noqa: E402
+from engine.rebalance.reduction import solve_reduced  # noqa: E402
+from engine.rebalance.solve import Answer, Programs  # noqa: E402
 
 SIZES = ((200, 10, 5), (500, 30, 5), (1000, 60, 5), (3000, 70, 5), (10000, 100, 3))
 """Names, factors, repetitions; each repetition is another book."""
 
 LARGEST_FOR_PEERS = 1000
+"""Beyond it a peer, and a dense covariance, takes minutes."""
+
+LARGEST_FOR_CVXPY = 3000
 
 PEERS = ("cvxportfolio factor", "cvxportfolio full", "PyPortfolioOpt", "skfolio", "Riskfolio-Lib")
 
@@ -87,10 +94,20 @@ def split_form(problem: Problem) -> tuple[Any, ...]:
     return quadratic, linear, matrix, right, k
 
 
+def dense_form(problem: Problem) -> tuple[Any, ...]:
+    """The plain form with the covariance of the names in place of factor exposures."""
+    _, linear, matrix, right, k = plain_form(problem)
+    n = len(problem.start)
+    sigma = problem.aversion * (problem.root @ problem.root.T + np.diag(problem.specific))
+    quadratic = sp.block_diag([sp.csc_array(sigma), sp.csc_array((n, n))])
+    pull = np.concatenate([-sigma @ problem.benchmark, linear[n : 2 * n]])
+    return quadratic, pull, matrix[k:, : 2 * n], right[k:], 0
+
+
 def clarabel_seconds(form: tuple[Any, ...]) -> float:
     """CPU seconds of Clarabel on matrices that are already there."""
     quadratic, linear, matrix, right, k = form
-    quadratic, matrix = sp.csc_matrix(quadratic), sp.csc_matrix(matrix)
+    quadratic, matrix = sp.csc_matrix(sp.triu(quadratic)), sp.csc_matrix(matrix)
     settings = clarabel.DefaultSettings()
     settings.verbose, settings.max_threads = False, 1
     settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = TOLERANCE
@@ -113,6 +130,39 @@ def engine_seconds(book: RandomBook, programs: Programs) -> float:
     return took
 
 
+def seconds(run: Callable[[], RawAnswer]) -> float:
+    """CPU seconds of a solver call that is not judged."""
+    began = time.process_time()
+    answer = run()
+    took = time.process_time() - began
+    if answer.weights is None:
+        print(f"{answer.solver} says {answer.status}", file=sys.stderr)
+    return took
+
+
+def judge_seconds(book: RandomBook, names: tuple[str, ...], answer: Answer) -> float:
+    """CPU seconds of the certificate alone, the book's tables read anew."""
+    claim = Claim(dict(zip(names, answer.weights.tolist(), strict=True)), answer.duals)
+    began = time.process_time()
+    book.judge(claim)
+    return time.process_time() - began
+
+
+def parts(problem: Problem, programs: Programs) -> dict[str, Callable[[], float]]:
+    """What the engine could do and does, each alone and without a certificate."""
+    whole = Trades.of(problem)
+    found: dict[str, Callable[[], float]] = {}
+    for solver, attempt in (("PIQP", Attempt("PIQP", tolerance=TOLERANCE)), ("interior point", Attempt("INTERIOR"))):
+        found[f"{solver}, all names"] = partial(seconds, partial(solve_direct, problem, whole, attempt))
+        found[f"{solver}, reduced"] = partial(seconds, partial(solve_reduced, problem, attempt))
+    if len(problem.start) <= LARGEST_FOR_CVXPY:
+        attempt = Attempt("CLARABEL", tolerance=TOLERANCE)
+        found["cvxpy, cold"] = partial(seconds, lambda: Programs().fit(problem).solve(problem, attempt))
+        programs.fit(problem).solve(problem, attempt)
+        found["cvxpy, compiled"] = partial(seconds, lambda: programs.fit(problem).solve(problem, attempt))
+    return found
+
+
 class Peers:
     """The peers in a process with packages of their own, asked one problem at a time."""
 
@@ -124,8 +174,8 @@ class Peers:
     def load(self, problem: Problem, book: RandomBook) -> None:
         """Write the problem where the child reads it."""
         model = book.terms.model
-        skip = ("portfolio_id", "names", "lower_kinds", "upper_kinds", "row_ids", "tracking_error")
-        numbers = {name: getattr(problem, name) for name in Problem.__slots__ if name not in skip}
+        values = {name: getattr(problem, name) for name in Problem.__slots__}
+        numbers = {name: value for name, value in values.items() if isinstance(value, float | np.ndarray)}
         covariance = model.factor_covariance
         np.savez(self.file, exposures=model.exposures, covariance=covariance, own=model.specific_variance, **numbers)
 
@@ -155,7 +205,11 @@ def measure(names: int, factors: int, repetitions: int, peers: Peers | None) -> 
             "engine, certified": partial(engine_seconds, book, programs),
             "Clarabel, plain form": partial(clarabel_seconds, plain_form(problem)),
             "Clarabel, split form": partial(clarabel_seconds, split_form(problem)),
+            **parts(problem, programs),
         }
+        if names <= LARGEST_FOR_PEERS:
+            contest["Clarabel, dense covariance"] = partial(clarabel_seconds, dense_form(problem))
+        contest["certificate alone"] = partial(judge_seconds, book, problem.names.labels, book.solve(programs))
         if peers is not None and names <= LARGEST_FOR_PEERS:
             peers.load(problem, book)
             contest |= {peer: partial(peers.seconds, peer) for peer in PEERS}

@@ -11,7 +11,7 @@ import polars as pl
 from engine.axes import Axis
 from engine.curve.tiers import Curve
 from engine.mandates.mandate import Mandate
-from engine.rebalance.certificate import Verdict, certify, prove_infeasible
+from engine.rebalance.certificate import Verdict, certifier, certify, prove_infeasible
 from engine.rebalance.evidence import Claim, Evidence, gather_evidence
 from engine.rebalance.problem import Problem, Terms, state_problem
 from engine.rebalance.solve import Answer, Programs, solve_problem
@@ -77,7 +77,7 @@ class RandomBook:
         return solve_problem(
             self.state(),
             programs,
-            judge=lambda claim: certify(self.evidence, **inputs, claim=claim),
+            judge=certifier(self.evidence, **inputs),
             refute=lambda claim: prove_infeasible(self.evidence, **inputs, claim=claim),
         )
 

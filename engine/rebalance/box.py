@@ -1,6 +1,6 @@
 """The lowest and highest weight of each name, and which limit sets it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from engine.axes import Axis
-from engine.mandates.mandate import LimitSet
+from engine.mandates.mandate import ActiveBand, Band, LimitSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +50,7 @@ def state_box(
             None where no volume is shared out.
     """
     nowhere = np.full(len(names), np.inf)
-    bands = {name: limits.weights.get(name) for name in names.labels}
-    lower = np.array([band.min if band else 0.0 - limits.max_short for band in bands.values()])
-    upper = np.array([band.max if band else limits.max_weight for band in bands.values()])
+    lower, upper = _bands(names, limits.weights, 0.0 - limits.max_short, limits.max_weight)
     excluded, no_buy, no_sell, frozen = (
         _member(names, chosen) for chosen in (limits.excluded, limits.no_buy, limits.no_sell, limits.frozen)
     )
@@ -63,11 +61,8 @@ def state_box(
         ("frozen", np.where(frozen, start, -np.inf), np.where(frozen, start, np.inf)),
     ]
     if benchmark is not None:
-        active = {name: limits.active_weights.get(name) for name in names.labels}
-        wide = limits.max_active_weight
-        low = benchmark + np.array([band.min if band else -wide for band in active.values()])
-        high = benchmark + np.array([band.max if band else wide for band in active.values()])
-        steps.append(("active_weight", low, high))
+        low, high = _bands(names, limits.active_weights, -limits.max_active_weight, limits.max_active_weight)
+        steps.append(("active_weight", benchmark + low, benchmark + high))
     if capacity is not None:
         steps.append(("participation", start - capacity, start + capacity))
     if allotted is not None:
@@ -75,8 +70,21 @@ def state_box(
     return _tightest(("weight", lower, upper), steps)
 
 
+def _bands(
+    names: Axis, own: Mapping[str, Band | ActiveBand], low: float, high: float
+) -> tuple[Float[np.ndarray, " n_names"], Float[np.ndarray, " n_names"]]:
+    """Both ends of every name's band, its own or the one of all."""
+    lower, upper = np.full(len(names), low), np.full(len(names), high)
+    if own:
+        at = names.positions(own, "limits")
+        lower[at], upper[at] = [band.min for band in own.values()], [band.max for band in own.values()]
+    return lower, upper
+
+
 def _member(names: Axis, chosen: Iterable[str]) -> np.ndarray:
-    return np.isin(np.array(names.labels, dtype=object), list(chosen))
+    on_it = np.zeros(len(names), dtype=bool)
+    on_it[[*names.positions([name for name in chosen if name in names], "limits")]] = True
+    return on_it
 
 
 def _tightest(first: tuple[str, Any, Any], steps: list[tuple[str, Any, Any]]) -> Box:

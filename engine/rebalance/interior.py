@@ -5,7 +5,7 @@ from typing import Final
 
 import numpy as np
 from jaxtyping import Float
-from scipy.linalg import cho_solve
+from scipy.linalg.lapack import dpotrs
 
 LONGEST: Final = 60
 """Steps after which it gives up; a sound problem takes 10 to 25."""
@@ -100,7 +100,8 @@ def solve_interior(program: Quadratic, tolerance: float) -> Optimum:
         Oracle: PIQP and the cvxpy program, tests/test_direct.py.
     """
     n, m = len(program.q), len(program.bounds)
-    at = _first_point(program)
+    both = np.vstack([program.load, program.rows])
+    at = _first_point(program, both)
     largest = HOPELESS * float(at.dual.max())
 
     def stop(status: str, steps: int) -> Optimum:
@@ -109,8 +110,8 @@ def solve_interior(program: Quadratic, tolerance: float) -> Optimum:
 
     for step in range(LONGEST):
         dual = at.dual
-        here = _Slopes.of(program, at.primal[:n])
-        slope = here.slope + here.rows.T @ dual[2 * n :] - dual[:n] + dual[n : 2 * n]
+        here = _Slopes.of(program, both, at.primal[:n])
+        slope = here.slope + here.both[len(program.aim) :].T @ dual[2 * n :] - dual[:n] + dual[n : 2 * n]
         over = here.over + at.primal[2 * n :]
         gap = float(at.primal @ dual)
         allowed = tolerance * max(abs(here.objective), SMALLEST)
@@ -140,28 +141,29 @@ def solve_interior(program: Quadratic, tolerance: float) -> Optimum:
 class _Slopes:
     """What a point has of the program: the objective, its slope, the rows with that of the cap, how far each is missed.
 
-    ``curve`` is the curvature of the power alone.
+    ``curve`` is the curvature of the power alone; ``both`` are ``W`` and the rows.
     """
 
     objective: float
     slope: Float[np.ndarray, " n"]
     curve: Float[np.ndarray, " n"]
-    rows: Float[np.ndarray, "m n"]
+    both: Float[np.ndarray, "k_and_m n"]
     over: Float[np.ndarray, " m"]
 
     @classmethod
-    def of(cls, program: Quadratic, v: Float[np.ndarray, " n"]) -> "_Slopes":
-        y = program.load @ v - program.aim
+    def of(cls, program: Quadratic, both: Float[np.ndarray, "k_and_m n"], v: Float[np.ndarray, " n"]) -> "_Slopes":
+        k, used = len(program.aim), both @ v
+        y = used[:k] - program.aim
         variance = float(program.p @ (v * v) / 2.0 + program.tilt @ v + y @ y / 2.0) + program.rest
         pull = program.p * v + program.tilt + program.load.T @ y
         traded = program.begun + v
         root = np.sqrt(traded)
         objective = program.weight * variance + float(program.q @ v + program.power @ (traded * root))
         slope = program.weight * pull + program.q + 1.5 * program.power * root
-        rows, over = program.rows, program.rows @ v - program.bounds
+        over = used[k:] - program.bounds
         if program.cap is not None:
-            rows, over = np.vstack([rows, pull / program.cap]), np.append(over, variance / program.cap - 1.0)
-        return cls(objective, slope, 0.75 * program.power / root, rows, over)
+            both, over = np.vstack([both, pull / program.cap]), np.append(over, variance / program.cap - 1.0)
+        return cls(objective, slope, 0.75 * program.power / root, both, over)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,19 +177,19 @@ class _Point:
         return _Point(self.primal + step * move.primal, self.dual + step * move.dual)
 
 
-def _first_point(program: Quadratic) -> _Point:
+def _first_point(program: Quadratic, both: Float[np.ndarray, "k_and_m n"]) -> _Point:
     n = len(program.q)
     v = np.minimum(program.most / 2.0, 1.0 / n)
-    here = _Slopes.of(program, v)
+    here = _Slopes.of(program, both, v)
     primal = np.concatenate([v, program.most - v, np.maximum(-here.over, 1.0 / n)])
     return _Point(primal, np.full(len(primal), max(float(np.abs(here.slope).mean()), 1e-12)))
 
 
 def _longest(at: _Point, move: _Point) -> float:
     """The step that brings the first wall to 0, at most 1 / BACK_OFF."""
-    place, change = np.concatenate([at.primal, at.dual]), np.concatenate([move.primal, move.dual])
-    down = change < 0.0
-    return float((-place[down] / change[down]).min(initial=1.0 / BACK_OFF))
+    # The fastest share of a wall that a whole step takes away; dividing by the place needs no choice of walls.
+    fastest = max(float((-move.primal / at.primal).max()), float((-move.dual / at.dual).max()))
+    return 1.0 / max(fastest, BACK_OFF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +209,7 @@ class _Newton:
     @classmethod
     def of(cls, program: Quadratic, at: _Point, here: _Slopes) -> "_Newton":
         n, k = len(program.q), len(program.aim)
-        both = np.vstack([program.load, here.rows])
-        weight = program.weight + (0.0 if program.cap is None else float(at.dual[-1]) / program.cap)
+        both, weight = here.both, program.weight + (0.0 if program.cap is None else float(at.dual[-1]) / program.cap)
         ratio = at.dual / at.primal
         curve = weight * program.p + here.curve + ratio[:n] + ratio[n : 2 * n]
         thin = both / np.sqrt(curve)
@@ -236,6 +237,7 @@ class _Newton:
         return _Point(moves, pushes)
 
     def _solve(self, right: Float[np.ndarray, " k_and_m"]) -> Float[np.ndarray, " k_and_m"]:
-        # One refinement: near the optimum the matrix is as badly scaled as it gets.
-        found = cho_solve((self.factor, True), right, check_finite=False)
-        return found + cho_solve((self.factor, True), right - self.matrix @ found, check_finite=False)
+        # One refinement: near the optimum the matrix is as badly scaled as it gets. LAPACK's own call, because
+        # scipy's takes longer to look at its arguments than it takes to solve.
+        found, _ = dpotrs(self.factor, right, lower=True)
+        return found + dpotrs(self.factor, right - self.matrix @ found, lower=True)[0]

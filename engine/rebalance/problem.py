@@ -198,13 +198,13 @@ def state_problem(
     if absent := model.securities.missing(names.labels):
         raise AlignmentError("security", absent, f"candidates of {portfolio_id}")
     at = model.securities.positions(names.labels, portfolio_id)
-    start = np.array([weights.get(name, 0.0) for name in names.labels])
+    start = _by_name(names, weights)
     costs = np.array([terms.half_spread_bps.get(name, mandate.costs.half_spread_bps) for name in names.labels]) / 1e4
     if mandate.objective == "least_cost":
         costs = np.maximum(costs, LEAST_COST)
     unmeasured = np.zeros(len(names)) if mandate.objective == "mean_variance" else start
     root, specific = _risk(model, at)
-    index = None if benchmark is None else np.array([benchmark.get(name, 0.0) for name in names.labels])
+    index = None if benchmark is None else _by_name(names, benchmark)
     if index is None and limits.active:
         raise ModelError(
             f"mandate {mandate.id}: {', '.join(limits.active)} need a benchmark, and {portfolio_id} has none"
@@ -234,7 +234,7 @@ def state_problem(
         borrow=_borrow(names, mandate),
         years=mandate.costs.holding_years,
         aversion=0.0 if mandate.objective == "least_cost" else mandate.risk_aversion,
-        alpha=np.array([mandate.alpha.get(name, 0.0) for name in names.labels]),
+        alpha=_by_name(names, mandate.alpha),
         root=root,
         specific=specific,
         row_ids=tuple(row.limit_id for row in rows),
@@ -248,6 +248,13 @@ def state_problem(
         concentrations=state_concentrations(limits, names, model.issuers[at]),
         margins=state_margins(mandate, shocks, terms.horizons, (specific, several), index),
     )
+
+
+def _by_name(names: Axis, values: Mapping[str, float]) -> Float[np.ndarray, " n_names"]:
+    """Values on the axis, 0 where a name has none; values of other names are left out."""
+    if not values:
+        return np.zeros(len(names))
+    return np.array([values.get(name, 0.0) for name in names.labels], dtype=np.float64)
 
 
 def _capacity(
@@ -287,6 +294,8 @@ def _borrow(names: Axis, mandate: Mandate) -> Float[np.ndarray, " n_names"]:
     costs = mandate.costs
     if not mandate.limits.shorts:
         return np.zeros(len(names))
+    if not costs.borrow_bps_of:
+        return np.full(len(names), costs.borrow_bps / 1e4)
     return np.array([costs.borrow_bps_of.get(name, costs.borrow_bps) for name in names.labels]) / 1e4
 
 
@@ -306,13 +315,15 @@ def _risk(
 ) -> tuple[Float[np.ndarray, "n_names n_columns"], Float[np.ndarray, " n_names"]]:
     """``R`` and ``d`` with ``R R' + diag(d) = Sigma`` on the names (MATH 6)."""
     values, vectors = np.linalg.eigh(model.factor_covariance)
-    root = model.exposures[at] @ (vectors * np.sqrt(np.maximum(values, 0.0)))
+    common = model.exposures[at] @ (vectors * np.sqrt(np.maximum(values, 0.0)))
     specific = model.specific_variance[at].copy()
     issuers, counts = np.unique(model.issuers[at], return_counts=True)
     shared = issuers[counts > 1]
+    if not len(shared):
+        return common, specific
     columns = (model.issuers[at][:, None] == shared[None, :]) * np.sqrt(specific)[:, None]
     specific[np.isin(model.issuers[at], shared)] = 0.0
-    return np.hstack([root, columns]), specific
+    return np.hstack([common, columns]), specific
 
 
 @dataclass(frozen=True, slots=True)

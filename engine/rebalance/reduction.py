@@ -57,7 +57,9 @@ def solve_reduced(problem: Problem, attempt: Attempt) -> RawAnswer:
         if not len(pays):
             return replace(raw, iterations=steps)
         chosen[pays[np.argsort(price[pays], kind="stable")[:ADDED]]] = True
-    raw = raw if chosen.all() else solve_direct(problem, trades, attempt)
+    if chosen.all():
+        return replace(raw, iterations=steps)
+    raw = solve_direct(problem, trades, attempt)
     return replace(raw, iterations=steps + raw.iterations)
 
 

@@ -535,7 +535,7 @@ def test_an_unforeseen_error_exits_70_in_one_line(capsys: Captured, monkeypatch:
     def fail(*arguments: object, **options: object) -> None:
         raise RuntimeError("unforeseen")
 
-    monkeypatch.setattr("engine.cli.stress.load_universe", fail)
+    monkeypatch.setattr("engine.cli.options.load_universe", fail)
     assert run(["stress"]) == EngineError.exit_code
     out, err = capsys.readouterr()
     assert out == ""
@@ -546,7 +546,7 @@ def test_an_interrupt_exits_130(capsys: Captured, monkeypatch: pytest.MonkeyPatc
     def interrupt(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("engine.cli.stress.load_universe", interrupt)
+    monkeypatch.setattr("engine.cli.options.load_universe", interrupt)
     assert run(["stress"]) == 130
     assert capsys.readouterr().err.lstrip("\n") == "engine: interrupted\n"
 

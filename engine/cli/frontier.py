@@ -1,13 +1,10 @@
 """``engine frontier``."""
 
-import datetime as dt
-
 import click
 
-from engine.api.loading import load_universe
 from engine.api.tracing import trace_frontier
 from engine.cli.answers import print_answer, write_answer
-from engine.cli.options import book_options, format_option, quiet_option, warn
+from engine.cli.options import Books, book_options, format_option, quiet_option, warn
 from engine.desk.frontiers import show_frontiers
 from engine.desk.terminal import console
 
@@ -30,11 +27,7 @@ def command(
     scenario: str | None,
     against: str,
     points: int,
-    universe: str,
-    holdings: str | None,
-    portfolios: str | None,
-    only: tuple[str, ...],
-    as_of: dt.date | None,
+    books: Books,
     out: str | None,
     form: str,
     quiet: bool,
@@ -44,7 +37,7 @@ def command(
     From the loss without a budget down to the least loss that the other limits allow, every
     point rebalanced and certified. Books chosen with --portfolio; all of them take half a minute.
     """
-    loaded = load_universe(universe, holdings=holdings, portfolios=portfolios, as_of=as_of).only(only)
+    loaded = books.load()
     result = trace_frontier(loaded, scenario, points=points)
     warn(result.notices, result.refused, quiet=quiet)
     asked = {"command": "frontier", "scenario": result.scenario, "points": points}

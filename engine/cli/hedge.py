@@ -1,6 +1,5 @@
 """``engine hedge``."""
 
-import datetime as dt
 from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
@@ -8,9 +7,8 @@ from typing import get_args
 import click
 
 from engine.api.hedging import HedgeTerms, hedge_portfolios
-from engine.api.loading import load_universe
 from engine.cli.answers import print_answer, write_answer
-from engine.cli.options import book_options, format_option, quiet_option, warn
+from engine.cli.options import Books, book_options, format_option, quiet_option, warn
 from engine.desk.hedges import show_hedges
 from engine.desk.terminal import console
 from engine.store.files import Source, decode_text, read_source
@@ -41,11 +39,7 @@ def command(
     charge_bps: float,
     long_only: bool,
     rebound: str | None,
-    universe: str,
-    holdings: str | None,
-    portfolios: str | None,
-    only: tuple[str, ...],
-    as_of: dt.date | None,
+    books: Books,
     out: str | None,
     form: str,
     quiet: bool,
@@ -65,7 +59,7 @@ def command(
         long_only=long_only,
         rebound=rebound,
     )
-    loaded = load_universe(universe, holdings=holdings, portfolios=portfolios, as_of=as_of).only(only)
+    loaded = books.load()
     sources, texts, name = list[Source](), dict[str, str](), scenario
     if scenario is not None and scenario.endswith((".yaml", ".yml")):
         sources, name = [read_source(Path(scenario), scenario, may_be_empty=True)], None

@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from engine.api.loading import LoadedUniverse, load_universe
+from engine.api.loading import LoadedUniverse
 from engine.api.nowcasting import NowcastResult, nowcast_portfolios, score_nowcast
-from engine.cli.options import book_options, format_option, print_csv, print_json, quiet_option, warn
+from engine.cli.options import Books, book_options, format_option, print_csv, print_json, quiet_option, warn
 from engine.desk.nowcasts import show_nowcast
 from engine.desk.terminal import console
 from engine.errors import EXIT_BREACH, EXIT_OK, EXIT_PARTIAL, UsageError
@@ -68,11 +68,7 @@ def command(
     at: dt.time | None,
     session: tuple[dt.time, dt.time],
     stale_minutes: float,
-    universe: str,
-    holdings: str | None,
-    portfolios: str | None,
-    only: tuple[str, ...],
-    as_of: dt.date | None,
+    books: Books,
     out: str | None,
     fail_on_breach: bool,
     form: str,
@@ -86,7 +82,7 @@ def command(
     if tape is None:
         raise UsageError("nowcast needs --tape FILE (columns security_id, time, return), 1 to 50 names")
     rules = TapeRules(*session, at=at, stale_minutes=stale_minutes)
-    loaded = load_universe(universe, holdings=holdings, portfolios=portfolios, as_of=as_of).only(only)
+    loaded = books.load()
     sources = [read_source(Path(tape), "tape")]
     result = nowcast_portfolios(loaded, decode_table(sources[0], "tape"), rules=rules, source=tape)
     if score is not None:

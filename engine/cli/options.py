@@ -5,11 +5,14 @@ import datetime as dt
 import io
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from typing import Any, TypeVar
 
 import click
 import polars as pl
 
+from engine.api.loading import LoadedUniverse, load_universe
 from engine.intake import Notice
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -30,6 +33,30 @@ class MarketDate(click.ParamType[dt.date]):
             self.fail(f"{value!r} is not a date; write 2025-01-24", param, ctx)
 
 
+@dataclass(frozen=True, slots=True)
+class Books:
+    """Which books a command is about, as its options say.
+
+    Args:
+        universe: Bundled name or folder.
+        holdings: File instead of the universe's.
+        portfolios: File instead of the universe's.
+        only: Portfolio ids; all when empty.
+        as_of: Date of the holdings; the latest when None.
+    """
+
+    universe: str
+    holdings: str | None
+    portfolios: str | None
+    only: tuple[str, ...]
+    as_of: dt.date | None
+
+    def load(self) -> LoadedUniverse:
+        """The universe with just these books."""
+        loaded = load_universe(self.universe, holdings=self.holdings, portfolios=self.portfolios, as_of=self.as_of)
+        return loaded.only(self.only)
+
+
 def universe_option(function: Function) -> Function:
     """``--universe``."""
     return click.option(
@@ -37,19 +64,44 @@ def universe_option(function: Function) -> Function:
     )(function)
 
 
-def book_options(function: Function) -> Function:
-    """The options that say which books: universe, holdings, portfolios, one book, a date."""
-    for option in reversed(
-        [
-            universe_option,
-            click.option("--holdings", type=click.Path(), help="Holdings instead of the universe's (Parquet or CSV)."),
-            click.option("--portfolios", type=click.Path(), help="Portfolios instead of the universe's."),
-            click.option("--portfolio", "only", multiple=True, help="Just this book; may be repeated."),
-            click.option("--as-of", type=MarketDate(), help="Date of the holdings; the latest when not given."),
-        ]
-    ):
-        function = option(function)
-    return function
+def book_options(function: Callable[..., int]) -> Callable[..., int]:
+    """The options that say which books, as ``books``: universe, holdings, portfolios, books, a date."""
+    return _with_books(
+        function, click.option("--portfolio", "only", multiple=True, help="Just this book; may be repeated.")
+    )
+
+
+def one_book_options(function: Callable[..., int]) -> Callable[..., int]:
+    """The same of a command about one book."""
+    return _with_books(function, click.option("--portfolio", "only", required=True, help="The book."))
+
+
+def _with_books(
+    function: Callable[..., int], which: Callable[[Callable[..., int]], Callable[..., int]]
+) -> Callable[..., int]:
+    @wraps(function)
+    def command(
+        universe: str,
+        holdings: str | None,
+        portfolios: str | None,
+        only: str | tuple[str, ...],
+        as_of: dt.date | None,
+        **others: Any,
+    ) -> int:
+        chosen = (only,) if isinstance(only, str) else only
+        return function(books=Books(universe, holdings, portfolios, chosen, as_of), **others)
+
+    options: list[Callable[[Callable[..., int]], Callable[..., int]]] = [
+        universe_option,
+        click.option("--holdings", type=click.Path(), help="Holdings instead of the universe's (Parquet or CSV)."),
+        click.option("--portfolios", type=click.Path(), help="Portfolios instead of the universe's."),
+        which,
+        click.option("--as-of", type=MarketDate(), help="Date of the holdings; the latest when not given."),
+    ]
+    wrapped: Callable[..., int] = command
+    for option in reversed(options):
+        wrapped = option(wrapped)
+    return wrapped
 
 
 def format_option(*allowed: str) -> Callable[[Function], Function]:

@@ -1,15 +1,13 @@
 """``engine rebalance``."""
 
-import datetime as dt
 from pathlib import Path
 
 import click
 
 from engine.api.leaving_out import price_limit
-from engine.api.loading import load_universe
 from engine.api.rebalancing import RebalanceResult, rebalance_portfolios
 from engine.api.second_opinions import ask_second_models
-from engine.cli.options import book_options, format_option, print_csv, print_json, quiet_option, warn
+from engine.cli.options import Books, book_options, format_option, print_csv, print_json, quiet_option, warn
 from engine.desk.opinions import show_opinions
 from engine.desk.reasons import show_left_out, show_limits, show_whipsaws
 from engine.desk.terminal import console, show_rebalance, show_trades
@@ -33,11 +31,7 @@ from engine.store.runs import Run, write_adhoc
 @quiet_option
 def command(
     scenarios: tuple[str, ...],
-    universe: str,
-    holdings: str | None,
-    portfolios: str | None,
-    only: tuple[str, ...],
-    as_of: dt.date | None,
+    books: Books,
     detail: bool,
     leave_out: str | None,
     second_models: bool,
@@ -51,7 +45,7 @@ def command(
     Writes every table, before and after, with a manifest below OUT/adhoc/ and prints what
     changed. With --format csv the trades go to stdout.
     """
-    loaded = load_universe(universe, holdings=holdings, portfolios=portfolios, as_of=as_of).only(only)
+    loaded = books.load()
     result = rebalance_portfolios(loaded, scenarios)
     if second_models:
         result = ask_second_models(loaded, result)
@@ -66,9 +60,9 @@ def command(
         configuration={
             "universe": loaded.universe.settings.model_dump(mode="json"),
             "scenarios": list(scenarios),
-            "portfolios": list(only),
+            "portfolios": list(books.only),
             "second_models": second_models,
-            "as_of": None if as_of is None else as_of.isoformat(),
+            "as_of": None if books.as_of is None else books.as_of.isoformat(),
         },
         summary={"books_by_status": counts},
     )

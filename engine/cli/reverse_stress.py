@@ -1,14 +1,12 @@
 """``engine reverse-stress``."""
 
-import datetime as dt
 from pathlib import Path
 
 import click
 
-from engine.api.loading import load_universe
 from engine.api.reversing import ReverseQuestion, reverse_stress_portfolios
 from engine.cli.answers import print_answer, write_answer
-from engine.cli.options import book_options, format_option, quiet_option, warn
+from engine.cli.options import Books, book_options, format_option, quiet_option, warn
 from engine.desk.reversals import show_reverse
 from engine.desk.terminal import console
 from engine.store.files import decode_text, read_source
@@ -28,11 +26,7 @@ def command(
     bounds: str | None,
     horizon: int,
     within: float | None,
-    universe: str,
-    holdings: str | None,
-    portfolios: str | None,
-    only: tuple[str, ...],
-    as_of: dt.date | None,
+    books: Books,
     out: str | None,
     form: str,
     quiet: bool,
@@ -43,7 +37,7 @@ def command(
     single book, chosen with --portfolio, in detail.
     """
     question = ReverseQuestion(loss, horizon, within)
-    loaded = load_universe(universe, holdings=holdings, portfolios=portfolios, as_of=as_of).only(only)
+    loaded = books.load()
     source = None if bounds is None else read_source(Path(bounds), bounds, may_be_empty=True)
     given = None if source is None else (source.name, decode_text(source))
     result = reverse_stress_portfolios(loaded, question, bounds=given)

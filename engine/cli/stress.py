@@ -1,15 +1,15 @@
 """``engine stress``."""
 
-import datetime as dt
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from engine.api.loading import LoadedUniverse, load_universe
+from engine.api.loading import LoadedUniverse
 from engine.api.replaying import observe_replays
 from engine.api.stressing import StressResult, StressTerms, stress_portfolios
 from engine.cli.options import (
+    Books,
     book_options,
     format_option,
     print_csv,
@@ -36,11 +36,7 @@ from engine.store.past_runs import read_run_table
 @quiet_option
 def command(
     scenarios: tuple[str, ...],
-    universe: str,
-    holdings: str | None,
-    portfolios: str | None,
-    only: tuple[str, ...],
-    as_of: dt.date | None,
+    books: Books,
     detail: bool,
     out: str | None,
     previous: str | None,
@@ -54,7 +50,7 @@ def command(
 
     Without options: the bundled books under the universe's default scenario, deepseek.
     """
-    loaded = load_universe(universe, holdings=holdings, portfolios=portfolios, as_of=as_of).only(only)
+    loaded = books.load()
     files = {name: Path(name) for name in scenarios if name.endswith((".yaml", ".yml"))}
     texts = {name: decode_text(read_source(path, name, may_be_empty=True)) for name, path in files.items()}
     before, past = _previous(previous)

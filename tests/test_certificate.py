@@ -375,6 +375,22 @@ def test_the_bound_less_its_allowance_is_never_above_the_bound_in_exact_rational
         check_against_rationals(seed)
 
 
+@pytest.mark.parametrize("names", [300, 900])
+def test_the_allowance_of_many_names_covers_their_rounding_and_little_more(names: int) -> None:
+    for seed in (1, 2):
+        book, random = tight_book(seed, names), np.random.default_rng(seed)
+        case = assemble(book.evidence, *book.inputs.values(), Claim({}, {}))
+        for size in (0.0, 1.0, 300.0):
+            duals = some_duals(book.problem, random, size)
+            w = case.b.T @ (random.dirichlet(np.ones(names)) - case.benchmark)
+            lines = [float(random.normal() * 0.1) for _ in case.shared]
+            found = lower_bound(case, duals, w, lines, risk=True)
+            exact = exact_bound(book, duals, w, lines, risk=True)
+            assert Fraction(found) <= exact
+            terms = sum(duals.values()) * names + book.mandate.risk_aversion
+            assert float(exact) - found <= 2.0**-53 * 200.0 * (1.0 + terms)
+
+
 @pytest.mark.soak
 def test_the_bound_stays_below_exact_rationals_on_thousands_of_problems() -> None:
     for seed in range(24, 3000):

@@ -43,6 +43,9 @@ def lower_bound(
 ) -> float:
     """The bound of ``certify`` less its rounding allowance; without ``risk`` the feasibility form.
 
+    The allowance is what the slopes' rounding could be worth at today's weights and the benchmark's; what it could be
+    worth for a trade is taken from what trading costs.
+
     ``mu`` of the squared tracking error adds ``mu/2 (a'Sigma a - te^2)``: to the aversion, and a constant.
     """
     mu, cap = duals.get(SQUARED_ERROR, 0.0), case.tracking_error or 0.0
@@ -55,14 +58,15 @@ def lower_bound(
     size = np.abs(case.b) @ tug + y_b + np.abs(alpha)
     constants = [-y_b * case.spendable, -lam * case.turnover, -mu * cap * cap / 2.0]
     constants += [-float(pull @ (case.b.T @ case.benchmark)), -float(pull @ w) / 2.0]
-    rough = [abs(value) for value in constants[:3]]
-    rough += [float(tug @ (np.abs(case.b).T @ np.abs(case.benchmark))), float(tug @ np.abs(w)) / 2.0]
+    rough = [*(abs(value) for value in constants[:3]), float(tug @ np.abs(w)) / 2.0]
+    summed = [float(tug @ (np.abs(case.b).T @ np.abs(case.benchmark)))]  # plain sums over all names
     for (variance, line), at in zip(case.shared, line_w, strict=True):
         push = gamma * variance * at
         s = s + push * line
         size = size + abs(push) * line
         constants += [-push * float(line @ case.benchmark), -push * at / 2.0]
-        rough += [abs(value) for value in constants[-2:]]
+        summed.append(abs(push) * float(line @ np.abs(case.benchmark)))
+        rough.append(abs(constants[-1]))
     for name, row, bound in case.rows:
         y = duals.get(name, 0.0)
         if y == 0.0:
@@ -76,12 +80,20 @@ def lower_bound(
     g, short = duals.get("gross", 0.0) if case.gross is not None else 0.0, case.borrow if risk else 0.0 * case.borrow
     constants.append(-g * (case.gross or 0.0))
     rough.append(abs(constants[-1]))
-    price = Price(gamma * case.own, s, kink, impact, np.full(len(s), g), short)
+    # What is added up over the names is added exactly, so that each name's own error counts and not their number.
+    depth = 2 * len(w) + len(case.rows) + len(case.shared) + 16
+    slack, sound = 2.0 * depth * UNIT * size, 1.0 - 8.0 * UNIT
+    # A wrong slope costs at most slack |t| <= slack |x0| + slack |t - x0|: the second part is taken from the kink,
+    # so that a name that stays away from what it costs to trade loses nothing, however wide its bounds.
+    kept = np.maximum(kink * sound - slack, 0.0)
+    left = np.maximum(slack - kink * sound, 0.0)
+    price = Price(gamma * case.own * sound, s, kept, impact * sound, np.full(len(s), g), short)
     minima, reach = one_dimensional_minima(case, price)
-    depth = 2 * len(w) + len(case.rows) + len(case.shared) + len(case.names) + 16
+    widest = np.max(np.abs([case.lower, case.upper, case.start]), axis=0) + np.abs(case.start)
     # The benchmark is in it because the bound of an active budget is a sum over the benchmark.
-    widest = np.max(np.abs([case.lower, case.upper, case.start, case.benchmark]), axis=0)
-    allowance = 2.0 * depth * UNIT * (math.fsum(size * widest) + math.fsum(reach) + math.fsum(rough))
+    near = math.fsum(slack * (np.abs(case.start) + np.abs(case.benchmark))) + math.fsum(left * widest)
+    allowance = near + 2.0 * depth * UNIT * (math.fsum(reach) + math.fsum(rough))
+    allowance += 2.0 * (depth + len(case.names)) * UNIT * math.fsum(summed)
     return math.fsum(minima) + math.fsum(constants) - allowance - _indefinite(case, gamma, w)
 
 

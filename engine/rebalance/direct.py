@@ -85,6 +85,25 @@ class Trades:
         return self.base + np.bincount(self.name, self.sign * values, minlength=len(self.base))
 
 
+def linear_limits(
+    problem: Problem, trades: Trades, margin: float = 0.0
+) -> tuple[Float[np.ndarray, "n_limits n_trades"], Float[np.ndarray, " n_limits"]]:
+    """Budget, turnover and rows as ``G v <= h`` in trades from their base, what is traded to get there already spent.
+
+    Args:
+        problem: The numbers.
+        trades: Variables ``v``.
+        margin: Subtracted from every bound.
+    """
+    at, sign, base = trades.name, trades.sign, trades.base
+    forced, limits = np.abs(base - problem.start), problem.rows.reshape(-1, len(base))
+    spent = float(base.sum() + problem.costs @ forced)
+    turnover = max(problem.turnover - margin, 0.0) - float(forced.sum())
+    rows = np.vstack([sign + problem.costs[at], np.ones(len(at)), limits[:, at] * sign])
+    rest = problem.bounds - margin - limits @ base
+    return rows, np.concatenate([[problem.spendable - margin - spent, turnover], rest])
+
+
 def is_plain(problem: Problem) -> bool:
     """True where the problem has linear limits, a cap on tracking error at most, on weights that are bounded.
 
@@ -139,13 +158,10 @@ def solve_direct(problem: Problem, trades: Trades, attempt: Attempt) -> RawAnswe
 
 
 def _state(problem: Problem, trades: Trades, margin: float) -> Quadratic:
-    """The program of ``Problem`` in trades from ``base``, with what is traded to get there already spent."""
+    """The program of ``Problem`` in trades from ``base``."""
     at, sign, base = trades.name, trades.sign, trades.base
     gap, forced = problem.benchmark - base, np.abs(base - problem.start)
-    limits = problem.rows.reshape(-1, len(base))
-    spent = float(base.sum() + problem.costs @ forced)
-    turnover = max(problem.turnover - margin, 0.0) - float(forced.sum())
-    rest = problem.bounds - margin - limits @ base
+    rows, bounds = linear_limits(problem, trades, margin)
     error = problem.tracking_error
     cap = None if error is None else max(error - margin, error / 2.0) ** 2 / 2.0
     # Without aversion and without a cap risk is no part of the program.
@@ -160,8 +176,8 @@ def _state(problem: Problem, trades: Trades, margin: float) -> Quadratic:
         q=problem.costs[at] / problem.years - problem.alpha[at] * sign,
         power=problem.impact[at] / problem.years,
         begun=forced[at],
-        rows=np.vstack([sign + problem.costs[at], np.ones(len(at)), limits[:, at] * sign]),
-        bounds=np.concatenate([[problem.spendable - margin - spent, turnover], rest]),
+        rows=rows,
+        bounds=bounds,
         most=trades.most,
         cap=cap,
     )

@@ -19,6 +19,7 @@ from engine.rebalance.relax_program import RelaxPrograms
 from engine.rebalance.relax_slack import LEVELS, RelaxedAnswer, Slack, limit_ids
 from engine.rebalance.relaxed_certificate import LOTS, Relaxation, with_room
 from engine.rebalance.solve import Answer, Judge, Programs, claim_of, sharpened, solve_problem
+from engine.rebalance.vertex import solve_on_vertices
 
 ABSOLUTE_MARGIN: Final = 5e-9
 RELATIVE_MARGIN: Final = 5e-7
@@ -80,11 +81,12 @@ def settle(problem: Problem, answer: Answer, tools: Tools, court: Court) -> Sett
     held = replace(answer, status="held", duals={}, conflict=0.0)
     limits = _choose(problem, tools, court)
     for second in (False, True):
-        relaxation = _descend(limits, tools.relaxing, second=second)
-        if relaxation is None or not relaxation.amounts:
+        descended = _descend(limits, tools.relaxing, second=second)
+        if descended is None or not descended[0].amounts:
             continue
+        relaxation, near = descended
         wide = widen(problem, limits.hard, relaxation.amounts)
-        found = _solve_widened(wide, tools.programs, _judge(court, relaxation))
+        found = _solve_widened(wide, tools.programs, _judge(court, relaxation), near)
         if found.status == "certified":
             roomy = widen(problem, limits.hard, _roomy(problem, relaxation.amounts))
             return Settlement(replace(found, relaxed=relaxation.amounts), None, roomy, relaxation)
@@ -114,12 +116,17 @@ def _stand_still(problem: Problem, answer: Answer, court: Court) -> Settlement:
     return Settlement(replace(answer, status="certified", duals={}, verdict=verdict, conflict=0.0, relaxed=over), None)
 
 
-def _solve_widened(problem: Problem, programs: Programs, judge: Judge) -> Answer:
-    """As ``solve_problem``; where nothing is left inside the limits, also on them, in weights as they are.
+def _solve_widened(problem: Problem, programs: Programs, judge: Judge, near: Float[np.ndarray, " n"]) -> Answer:
+    """As ``solve_problem``; where next to nothing is left inside the limits, also at a vertex, or on them as they are.
 
     A book whose turnover is used up or which may only stand still has no inside: the ladder's
     margin would make it infeasible, and its smallest unit is far larger than its trades.
     """
+    for raw in solve_on_vertices(problem, near):
+        for sharp, weights in sharpened(problem, raw):
+            verdict = judge(claim_of(problem, weights, sharp))
+            if verdict.accepted:
+                return Answer("certified", weights, sharp.duals, verdict, 0.0, raw.solver, 0, sharp.iterations)
     found = solve_problem(problem, programs, judge=judge, refute=lambda claim: 0.0)
     if found.status == "certified":
         return found
@@ -225,8 +232,10 @@ def _slack(limits: _Limits, held: Mapping[int, float], level: int) -> Slack:
     )
 
 
-def _descend(limits: _Limits, programs: RelaxPrograms, *, second: bool) -> Relaxation | None:
-    """The least of every level in turn, with its multipliers, and the amounts of the last answer."""
+def _descend(
+    limits: _Limits, programs: RelaxPrograms, *, second: bool
+) -> tuple[Relaxation, Float[np.ndarray, " n"]] | None:
+    """The least of every level in turn, with its multipliers; the amounts and the weights of the last answer."""
     held: dict[int, float] = {}
     proofs: dict[int, LevelProof] = {} if limits.worse is None else {0: limits.worse}
     last: RelaxedAnswer | None = None
@@ -256,7 +265,7 @@ def _descend(limits: _Limits, programs: RelaxPrograms, *, second: bool) -> Relax
         spare = max(total - whole, 0.0) / max(len(given), 1)
         most = _most(limits)
         amounts |= {name: min(value + spare, most[name]) for name, value in given.items()}
-    return Relaxation(amounts, proofs)
+    return Relaxation(amounts, proofs), last.weights
 
 
 def _material(limits: _Limits, found: RelaxedAnswer, near: RelaxedAnswer, held: Mapping[int, float]) -> LevelProof:

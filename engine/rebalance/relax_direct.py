@@ -7,7 +7,8 @@ from jaxtyping import Float
 from scipy.optimize import linprog
 from scipy.sparse import block_array, csr_array
 
-from engine.rebalance.direct import Trades
+from engine.rebalance.direct import Trades, linear_limits
+from engine.rebalance.elastic import EXACT, covered
 from engine.rebalance.problem import BUDGET, TURNOVER, Problem
 from engine.rebalance.relax_slack import RelaxedAnswer, Slack, limit_ids
 
@@ -48,15 +49,13 @@ def solve_level(problem: Problem, slack: Slack) -> RelaxedAnswer | None:
     trades = Trades.of(replace(problem, lower=lower, upper=upper))
     at, sign, base = trades.name, trades.sign, trades.base
     ids = (BUDGET, TURNOVER, *problem.row_ids)
-    forced, spent = np.abs(base - problem.start), float(problem.costs @ np.abs(base - problem.start))
-    limits = problem.rows.reshape(-1, n)
+    own, rest = linear_limits(problem, trades)
     moves = csr_array((sign, (at, np.arange(len(at)))), shape=(n, len(at)))
     shared = np.array([[float(name in slack.together)] for name in ids])
     together = np.full((len(soft_low) + len(soft_high), 1), float(slack.weights_together))
     levels = sorted(slack.held)
     members = np.array([[float(name in slack.held[one][0]) for name in ids] for one in levels]).reshape(-1, len(ids))
     counted = np.array([float(one == slack.weight_level) for one in levels])[:, None]
-    own = np.vstack([sign + problem.costs[at], np.ones(len(at)), limits[:, at] * sign])
     bend = len(soft_low) + len(soft_high)
     narrow = block_array([[-moves[soft_low]], [moves[soft_high]]]) if bend else csr_array((0, len(at)))
     matrix = block_array(
@@ -74,8 +73,7 @@ def solve_level(problem: Problem, slack: Slack) -> RelaxedAnswer | None:
     )
     bounds = np.concatenate(
         [
-            [problem.spendable - base.sum() - spent, problem.turnover - forced.sum()],
-            problem.bounds - limits @ base,
+            rest,
             base[soft_low] - low[soft_low],
             high[soft_high] - base[soft_high],
             [slack.held[one][1] for one in levels],
@@ -90,12 +88,14 @@ def solve_level(problem: Problem, slack: Slack) -> RelaxedAnswer | None:
         b_ub=bounds,
         bounds=np.column_stack([np.zeros(len(ends)), ends]),
         method="highs-ds",
-        options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
+        options=EXACT,
     )
     if found.x is None:
         return None
     parts = np.split(found.x, np.cumsum([len(at), len(ids), len(soft_low), len(soft_high)]))
-    pressure = np.split(np.maximum(-found.ineqlin.marginals, 0.0), np.cumsum([len(ids), len(soft_low), len(soft_high)]))
+    marginals = np.maximum(-found.ineqlin.marginals, 0.0)
+    pressure = np.split(marginals, np.cumsum([len(ids), len(soft_low), len(soft_high)]))
+    pressure[0] = covered(pressure[0], (matrix.T @ marginals)[: len(at)], parts[0])
     absent = dict.fromkeys(limit_ids(problem), 0.0)
     return RelaxedAnswer(
         weights=np.clip(trades.weights(parts[0]), problem.lower, problem.upper),

@@ -179,7 +179,7 @@ def _unproven(evidence: Evidence, inputs: Mapping[str, Any], claim: Claim, relax
             continue
         least = best(level, totals, most)
         if not total - least <= allowed(total):
-            return f"priority {level} gave way by {total:.3g}, proven are {least:.3g}"
+            return f"priority {level} gave way by {total:.3g}, {total - least:.1e} more than is proven"
         needed |= least > 0.0
     return None if needed else "nothing had to give way"
 

@@ -19,6 +19,9 @@ FOR_EACH_ROW: Final = 10
 ADDED: Final = 200
 """Trades added in a round at the most, those that pay most."""
 
+WHOLE: Final = 800
+"""Trades that are taken at once: one round over so many is quicker than two over fewer."""
+
 ROUNDS: Final = 10
 """Rounds after which every trade is taken."""
 
@@ -45,7 +48,7 @@ def solve_reduced(problem: Problem, attempt: Attempt) -> RawAnswer:
         MATH 5-6. Oracle: ``solve_direct`` with every trade and the cvxpy program, tests/test_direct.py.
     """
     trades = Trades.of(problem)
-    chosen = _first(problem, trades)
+    chosen = np.ones(len(trades.name), dtype=bool) if len(trades.name) <= WHOLE else _first(problem, trades)
     steps = 0
     for _ in range(ROUNDS):
         raw = solve_direct(problem, trades.only(chosen), attempt)

@@ -214,11 +214,14 @@ class RelaxPrograms:
     def solve(
         self, problem: Problem, slack: Slack, *, second: bool = False, bend: Bend | None = None
     ) -> RelaxedAnswer | None:
-        """As ``RelaxProgram.solve``, with the program of the problem's shape; a large linear one as matrices."""
-        if len(problem.names) > LARGE and is_straight(problem) and bend is None:
-            # Simplex comes first there, and is the second way.
-            return None if second else solve_level(problem, slack)
+        """As ``RelaxProgram.solve``, with the program of the problem's shape; a linear one first as matrices."""
+        straight = is_straight(problem) and bend is None
+        if straight and not second:
+            return solve_level(problem, slack)
+        if straight and len(problem.names) > LARGE:
+            return None
         shape = shape_of(problem), None if bend is None else bend.columns.shape[1]
         if shape not in self.by_shape:
             self.by_shape[shape] = RelaxProgram(*shape)
-        return self.by_shape[shape].solve(problem, slack, second=second, bend=bend)
+        # Simplex has had its turn at a linear one.
+        return self.by_shape[shape].solve(problem, slack, second=second and not straight, bend=bend)

@@ -21,8 +21,10 @@ from test_lots import with_lots
 from test_mandates import HEAD, faults_of, read
 from test_rebalance import LOOSE, plain_book
 from test_relax import court_of, settled
+from test_shortfall import plant_fork
 from test_stories import Captured, ran
 
+from engine.api.explaining import explain_portfolio
 from engine.api.leaving_out import price_limit
 from engine.api.loading import LoadedUniverse, load_universe
 from engine.api.rebalancing import rebalance_portfolios
@@ -565,3 +567,46 @@ def test_the_command_shows_a_cap_in_the_desks_words(folder: Path, capsys: Captur
     out = ran(capsys, 0, "mandates", "show", "careful", "--universe", str(folder))[0]
     assert "any issuer: at most 20 %" in out and "the largest 3 issuers together: at most 45 %" in out
     assert load_universe(str(folder)).mandates["careful"].limits.concentration[0].max == 0.45
+
+
+@pytest.mark.parametrize(
+    ("book", "largest", "most"),
+    [("family_office", 10, 0.712), ("power_and_grid", 5, 0.32), ("chip_growth", 5, 0.272)],
+)
+def test_rounding_tied_positions_costs_next_to_nothing(
+    bundled: LoadedUniverse, book: str, largest: int, most: float
+) -> None:
+    """Many positions end at one size here; a name beside them that rounding moved far once pinned them all: 305 bp."""
+    loaded = capped_universe(bundled, book, {"largest": largest, "max": most}, turnover=2.0, cash={"max": 0.6})
+    certificates = rebalance_portfolios(loaded).tables["certificates"]
+    assert certificates["status"].to_list() == ["certified", "certified"]
+    (cost,) = certificates["rounding_cost"].drop_nulls().to_list()
+    assert abs(cost) < 1e-6
+
+
+@pytest.mark.parametrize("limit", ["concentration", "shortfall"])
+def test_a_book_in_which_nothing_may_trade_is_answered(folder: Path, capsys: Captured, limit: str) -> None:
+    """No name has a trade, so that the pieces of a limit have no multipliers; the other books are answered too."""
+    if limit == "shortfall":
+        plant_fork(folder, "max_loss: 0.001, level: 0.5")
+    else:
+        path = folder / "mandates" / "careful.yaml"
+        path.write_text(path.read_text() + "  concentration: [{largest: 1, max: 0.1}]\n")
+    path = folder / "mandates" / "careful.yaml"
+    names = "[CHIPS-0, CHIPS-1, GRID-0, STRADDLE, REST-00]"
+    path.write_text(path.read_text() + f"  frozen: {names}\n")
+    out, err = ran(capsys, 0, "rebalance", "--universe", str(folder), "--out", str(folder / "out"), "--format", "csv")
+    assert "internal error" not in err and out
+
+
+def test_what_a_cap_pushes_in_a_name_is_told_under_its_own_id(bundled: LoadedUniverse) -> None:
+    loaded = capped_universe(bundled, "power_and_grid", {"largest": 5, "max": 0.33})
+    told = explain_portfolio(loaded, "power_and_grid", "GEV").tables["marginal_costs"]
+    parts = told["part"].to_list()
+    assert "concentration:5" in parts and not any(":long:" in part for part in parts)
+
+
+def test_a_cap_in_percent_is_refused_where_nothing_may_be_short() -> None:
+    (fault,) = faults_of(HEAD + "limits:\n  concentration: [{largest: 1, max: 8}]\n")
+    assert "max 8 is above 1, the most that a book without shorts holds; 8 percent is 0.08" in fault
+    assert read(HEAD + "limits:\n  max_short: 0.1\n  concentration: [{largest: 5, max: 1.2}]\n")

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 from market import TIERS, Market, core_names
+from test_stories import ran
 
 from engine.api.loading import load_universe
 from engine.cli.main import run
@@ -540,6 +541,21 @@ def test_an_unforeseen_error_exits_70_in_one_line(capsys: Captured, monkeypatch:
     out, err = capsys.readouterr()
     assert out == ""
     assert re.match(r"^engine: internal error, please report it: RuntimeError: unforeseen \(\w+\.py:\d+\)\n$", err)
+
+
+def test_a_parent_stands_for_the_books_below_it(folder: Path, capsys: Captured) -> None:
+    arguments = ("rebalance", "--universe", str(folder), "--quiet", "--format", "json", "--out", str(folder / "out"))
+    below = json.loads(ran(capsys, 0, *arguments, "--portfolio", "house")[0])["portfolio_summary"]
+    every = json.loads(ran(capsys, 0, *arguments)[0])["portfolio_summary"]
+    books = {row["portfolio_id"] for row in every} - {"house"}
+    assert {row["portfolio_id"] for row in below} == books and len(books) == 3
+
+
+def test_a_reader_that_leaves_early_is_no_failure() -> None:
+    command = [sys.executable, "-m", "engine", "rebalance", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        child.stdout.close()
+        assert child.wait() == 0 and child.stderr.read() == b""
 
 
 def test_an_interrupt_exits_130(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -504,7 +504,7 @@ def test_lots_that_no_limit_can_bear_hold_the_book_and_say_so(bundled: LoadedUni
     assert forms == {"continuous": "certified", "published": "held"}
     (notice,) = [notice for notice in result.notices if notice.code == "book.lots"]
     assert notice.portfolio_id == "ai_infrastructure"
-    assert notice.message.startswith("no whole lots keep ")
+    assert notice.message.startswith("no whole lots were found that keep ")
     assert "cash:max by 8.2e-02 before" in notice.message
     assert "nothing is traded" in notice.message
     breached = result.tables["limits"].filter(pl.col("breach"))["limit_id"].to_list()

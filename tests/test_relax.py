@@ -18,14 +18,14 @@ from engine.book.breaches import gave_way, why_not
 from engine.conventions import FEASIBILITY
 from engine.mandates.mandate import Mandate
 from engine.rebalance.certificate import Verdict, prove_infeasible
-from engine.rebalance.conflict import NAME_KINDS, Court, without
-from engine.rebalance.cure_certificate import prove_cure
+from engine.rebalance.conflict import NAME_KINDS, Conflict, Court, Member, without
+from engine.rebalance.cure_certificate import Bracket, prove_cure
 from engine.rebalance.evidence import Claim
 from engine.rebalance.level_bound import LevelProof
 from engine.rebalance.problem import Problem, state_problem
 from engine.rebalance.relax import Settlement, Tools, missed, settle
 from engine.rebalance.relaxed_certificate import Relaxation, certify_relaxed
-from engine.rebalance.solve import Answer
+from engine.rebalance.solve import Answer, Published
 
 TOOLS = Tools()
 
@@ -502,7 +502,38 @@ def test_a_book_that_goes_as_far_as_it_can_says_so() -> None:
     (row,) = table.filter(pl.col("limit_id") == "tier:a:max").to_dicts()
     assert (row["priority"], row["breach"]) == (3, True)
     assert row["relaxed_by"] == pytest.approx(0.25, abs=2e-7)
-    (notice,) = gave_way(table)
+    (notice,) = gave_way(table, [(book.problem, answer)])
     assert notice.code == "book.relaxed"
     assert notice.message.startswith("not all limits can be kept: proven; the book goes as far as it can: ")
     assert "tier:a:max 90.00 % to 85.00 % where 60.00 % is the limit (priority 3" in notice.message
+    lots = Published(False, book.problem.start, book.problem.start, *[None] * 3, 1.0, "x", 1.0, "x", 0, "lots")
+    (stuck,) = gave_way(table, [(book.problem, replace(answer, published=lots))])
+    assert stuck.message == (
+        "not all limits can be kept: proven; these would have to give way at least: tier:a:max by 25.00 %"
+    )
+
+
+def test_no_point_of_a_limit_is_told_to_be_worth_more_than_the_whole_objective() -> None:
+    """Where nothing is left inside the limits a multiplier can be as large as it likes."""
+    shares = {f"S{i}": {"a": 1.0} for i in range(3)}
+    book = plain_book({"S0": 0.3, "S1": 0.3, "S2": 0.3}, 3, shares=shares)
+    book = replace(book, limits={**LOOSE, "turnover": 0.05, "tiers": {"a": {"max": 0.6}}})
+    answer = settled(book).answer
+    table = limit_table([(book.problem, answer)], {"book": book.mandate})
+    steep = table.with_columns(pl.lit(1e4).alias("shadow_price"))
+    (notice,) = gave_way(steep, [(book.problem, answer)])
+    assert f"one more point is worth at most {1e4 * answer.verdict.objective:.1f} bp" in notice.message
+
+
+def test_a_cure_in_a_factors_own_unit_is_told_to_the_digits_it_is_rounded_to() -> None:
+    member = Member("factor:market:max", (), 0.9137, 1.139474, None, 1.0, proven=Bracket(1.1394, 1.139474))
+    (notice,) = why_not(*conflicting(Conflict((member,), 0.1, {})))
+    assert "factor:market of 2.0532 would do" in notice.message
+    member = Member("factor:market:min", (), 1.6, 0.651244, None, 1.0, proven=Bracket(0.6512, 0.651244))
+    (notice,) = why_not(*conflicting(Conflict((member,), 0.1, {})))
+    assert "factor:market of 0.9487 would do" in notice.message
+
+
+def conflicting(conflict: Conflict) -> tuple[list[tuple[Problem, Answer]], dict[str, Conflict]]:
+    problem = plain_book({"S0": 0.9}, 1).problem
+    return [(problem, Answer("infeasible", problem.start, {}, None, 0.1, "none", 0, 0))], {"book": conflict}

@@ -68,7 +68,7 @@ class LoadedUniverse:
         return scenario_vocabulary(self.model, self.curve)
 
     def only(self, portfolios: Sequence[str]) -> "LoadedUniverse":
-        """The same with just the named books, without parents; all of it when none is named.
+        """The same with just the named books, a parent standing for the books below it; all of it when none is named.
 
         Raises:
             UsageError: a name that the table ``portfolios`` does not have.
@@ -78,12 +78,25 @@ class LoadedUniverse:
         known = sorted(self.portfolios["portfolio_id"].drop_nulls().to_list())
         if unknown := [name for name in portfolios if name not in known]:
             raise UsageError("; ".join(f"unknown portfolio {name!r}{suggestion(name, known)}" for name in unknown))
-        chosen = pl.col("portfolio_id").is_in(sorted(set(portfolios)))
+        chosen = pl.col("portfolio_id").is_in(self._books_of(portfolios))
         return replace(
             self,
             portfolios=self.portfolios.filter(chosen).with_columns(pl.lit(None, dtype=pl.String).alias("parent_id")),
             holdings=self.holdings.filter(chosen),
         )
+
+    def _books_of(self, portfolios: Sequence[str]) -> list[str]:
+        """The named books, and those below the named parents."""
+        below: dict[str, list[str]] = {}
+        for book, parent in self.portfolios.select("portfolio_id", "parent_id").iter_rows():
+            below.setdefault(parent, []).append(book)
+        found, left = set[str](), list(portfolios)
+        while left:
+            name = left.pop()
+            left += below.get(name, [])
+            if name not in below:
+                found.add(name)
+        return sorted(found)
 
 
 def load_universe(

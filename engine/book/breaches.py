@@ -6,10 +6,15 @@ from typing import Any, Final
 
 import polars as pl
 
+from engine.conventions import FEASIBILITY, OPTIMALITY
 from engine.intake import Notice
+from engine.rebalance.certificate import Verdict
 from engine.rebalance.conflict import Conflict, Member
 from engine.rebalance.problem import Problem
 from engine.rebalance.solve import Answer
+
+EXPOSURES: Final = ("factor:", "active_factor:")
+"""How the ids of limits in a factor's own unit begin."""
 
 SHOWN: Final = 3
 """Names told of a limit on single names; more are counted."""
@@ -38,37 +43,63 @@ def why_not(results: list[tuple[Problem, Answer]], conflicts: Mapping[str, Confl
             conflict = conflicts.get(problem.portfolio_id)
             message = _words(conflict) if conflict is not None else "the limits that must hold conflict: proven"
         elif answer.status == "held":
-            missed = "no solver gave an answer"
-            if answer.verdict is not None:
-                missed = f"{answer.verdict.worst_limit} missed by {answer.verdict.max_violation:.1e}, gap "
-                missed += f"{answer.verdict.relative_gap:.1e}"
-            message = f"no answer could be certified ({missed}); nothing is traded"
+            message = f"no answer could be certified ({_short(answer.verdict)}); nothing is traded"
         else:
             continue
         notices.append(Notice(f"book.{answer.status}", "warn", message, "mandates", problem.portfolio_id))
     return notices
 
 
-def gave_way(limits: pl.DataFrame) -> list[Notice]:
+def _short(verdict: Verdict | None) -> str:
+    """What the nearest answer lacked."""
+    if verdict is None:
+        return "no solver gave an answer"
+    if " " in verdict.worst_limit and not verdict.max_violation > FEASIBILITY:
+        return verdict.worst_limit
+    missed = f"{verdict.worst_limit} missed by {verdict.max_violation:.1e} of NAV"
+    return missed if verdict.relative_gap <= OPTIMALITY else f"{missed}, gap {verdict.relative_gap:.1e}"
+
+
+def gave_way(limits: pl.DataFrame, results: list[tuple[Problem, Answer]]) -> list[Notice]:
     """For every book whose limits could not all be kept, which gave way, how far, and what the next point is worth.
 
     Args:
         limits: Table ``limits``.
+        results: Each book's program and answer; one that found no whole lots has gone nowhere.
     """
     notices = []
+    answers = {problem.portfolio_id: (problem, answer) for problem, answer in results}
     relaxed = limits.filter(pl.col("relaxed_by").is_not_null()).sort("portfolio_id", "priority", "limit_id")
     for (book,), rows in relaxed.partition_by("portfolio_id", as_dict=True, maintain_order=True).items():
-        told = "; ".join(_gave(row) for row in rows.iter_rows(named=True))
-        message = f"not all limits can be kept: proven; the book goes as far as it can: {told}"
+        problem, answer = answers[str(book)]
+        if answer.outcome != "certified":
+            told = ", ".join(f"{row['limit_id']} by {_width(row)}" for row in rows.iter_rows(named=True))
+            message = f"not all limits can be kept: proven; these would have to give way at least: {told}"
+        else:
+            told = "; ".join(_gave(row, _most_saved(problem, answer)) for row in rows.iter_rows(named=True))
+            message = f"not all limits can be kept: proven; the book goes as far as it can: {told}"
         notices.append(Notice("book.relaxed", "warn", message, "mandates", str(book)))
     return notices
 
 
-def _gave(row: Mapping[str, Any]) -> str:
-    """One limit that gave way: 100 times the price in objective is the basis points of a hundredth."""
+def _most_saved(problem: Problem, answer: Answer) -> float:
+    """What no limit can be worth more than: an objective of risk and costs alone is never below 0."""
+    if answer.verdict is None or problem.alpha.any():
+        return math.inf
+    return max(answer.verdict.objective, 0.0)
+
+
+def _gave(row: Mapping[str, Any], most: float) -> str:
+    """One limit that gave way; a hundredth of its price is what a point saves at most, in objective."""
     before, after, bound = (_amount(row["limit_id"], row[name]) for name in ("before", "after", "bound"))
-    priced = f", one more point is worth {100.0 * row['shadow_price']:.1f} bp" if row["shadow_price"] else ""
+    saved = min(row["shadow_price"] / 100.0, most)
+    priced = f", one more point is worth at most {1e4 * saved:.1f} bp" if saved else ""
     return f"{row['limit_id']} {before} to {after} where {bound} is the limit (priority {row['priority']}{priced})"
+
+
+def _width(row: Mapping[str, Any]) -> str:
+    exposure = row["limit_id"].startswith(EXPOSURES)
+    return f"{row['relaxed_by']:.3g}" if exposure else f"{100.0 * row['relaxed_by']:.2f} %"
 
 
 def _words(conflict: Conflict) -> str:
@@ -117,8 +148,10 @@ def _enough(value: float) -> float:
 
 
 def _amount(limit_id: str, value: float) -> str:
-    """A share of NAV in percent; a factor exposure as it is."""
-    return f"{value:.3g}" if limit_id.startswith(("factor:", "active_factor:")) else f"{100.0 * value:.2f} %"
+    """A share of NAV in percent; a factor exposure as it is, to the digits that cures are rounded to."""
+    if limit_id.startswith(EXPOSURES):
+        return f"{value:.4f}".rstrip("0").rstrip(".")
+    return f"{100.0 * value:.2f} %"
 
 
 def _names(member: Member) -> str:

@@ -93,7 +93,7 @@ def rebalance_chunk(portfolios: Portfolios, task: Task) -> tuple[dict[str, pl.Da
     ).sort(CONTRACTS["portfolio_summary"].key)
     tables["shocks"] = moves
     tables |= summarise_scenarios(list(task.outcomes), task.history, task.settings)
-    notices += [*why_not(results, conflicts), *gave_way(tables["limits"]), *lot_notices(results)]
+    notices += [*why_not(results, conflicts), *gave_way(tables["limits"], results), *lot_notices(results)]
     tables["exceptions"] = notices_frame(notices)
     return tables, tuple(notices)
 

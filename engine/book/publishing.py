@@ -70,7 +70,7 @@ def publish_answer(
     if fractional or answer.status != "certified" or answer.verdict is None:
         return answer
     grid = _grid(problem, custody, listing)
-    tangents = lay_tangents(problem, answer.weights)
+    tangents = [*lay_tangents(problem, answer.weights), *_held_down(problem, grid, answer.weights)]
     for _ in range(PIECES):
         straight = flatten(problem, tangents, [tangent.limit_id for tangent in tangents])
         found = _round(straight, grid, answer.weights, exact=custody.rules.exact)
@@ -81,24 +81,35 @@ def publish_answer(
         if accepted:
             return replace(answer, published=_accepted(answer.verdict, rounded, verdict))
         # A limit of several pieces may be missed at a piece that none of the tangents shows.
-        missed = [one for lots in found for one in _missed_pieces(problem, answer.weights, lots.weights)]
+        missed = _missed_pieces(problem, grid, answer.weights, rounded.weights)
         if rounded.violation > FEASIBILITY or not missed:
             break
         tangents += missed
     return replace(answer, published=_missed(problem, grid, rounded, verdict))
 
 
-def _missed_pieces(
-    problem: Problem, weights: Float[np.ndarray, " n_names"], lots: Float[np.ndarray, " n_names"]
+def _held_down(
+    problem: Problem,
+    grid: Grid,
+    weights: Float[np.ndarray, " n_names"],
+    beyond: Float[np.ndarray, " n_names"] | None = None,
 ) -> list[Tangent]:
-    """Rows for the limits that the lots miss: their tangents there, and what holds tied positions down."""
+    """What keeps the caps on the largest positions where rounding tells tied positions apart."""
+    step = grid.unit * grid.lot
+    return [
+        Tangent(cap.limit_id, row, bound, {}, None)
+        for cap in problem.concentrations
+        if beyond is None or cap.used(beyond) > cap.bound + FEASIBILITY
+        for row, bound in cap.held_down(weights, step, beyond)
+    ]
+
+
+def _missed_pieces(
+    problem: Problem, grid: Grid, weights: Float[np.ndarray, " n_names"], lots: Float[np.ndarray, " n_names"]
+) -> list[Tangent]:
+    """Rows for the limits that the lots miss: their tangents there, and what holds positions down that crossed over."""
     found = [one for one in lay_tangents(problem, lots) if float(one.slope @ lots) > one.bound + FEASIBILITY]
-    missed = {one.limit_id for one in found}
-    for cap in problem.concentrations:
-        if cap.limit_id in missed:
-            reach = float(np.abs(cap.positions(lots) - cap.positions(weights)).max())
-            found += [Tangent(cap.limit_id, row, bound, {}, None) for row, bound in cap.held_down(weights, reach)]
-    return found
+    return found + _held_down(problem, grid, weights, lots)
 
 
 def _round(problem: Problem, grid: Grid, weights: Float[np.ndarray, " n_names"], *, exact: bool) -> list[RoundedAnswer]:
@@ -186,14 +197,17 @@ def lot_notices(results: list[tuple[Problem, Answer]]) -> list[Notice]:
             continue
         if not lots.certified:
             message = (
-                f"no whole lots keep {lots.worst_limit}: missed by {lots.max_violation:.1e} of NAV after {lots.steps} "
-                f"changes, {lots.broken} by {lots.unrepaired:.1e} before them; nothing is traded. Widen the limit, "
-                "lower min_trade or min_position, try lots: {exact: true}, or trade fractions with lots: {round: none}"
+                f"no whole lots were found that keep {lots.worst_limit}: missed by {lots.max_violation:.1e} of NAV "
+                f"after {lots.steps} changes, {lots.broken} by {lots.unrepaired:.1e} before them; nothing is traded. "
+                "Widen the limit, lower min_trade or min_position, try lots: {exact: true} if it is not set, or trade "
+                "fractions with lots: {round: none}"
             )
         elif max(lots.rounding_cost or 0.0, 0.0) > TOLD_COST or lots.unrepaired > TOLD_VIOLATION:
+            cost = max((lots.rounding_cost or 0.0) * 1e4, 0.0)
+            told = f"{cost:.2f}" if cost >= 0.005 else "less than 0.01"
             message = (
-                f"whole lots cost {(lots.rounding_cost or 0.0) * 1e4:.2f} bp of NAV a year; plain rounding missed "
-                f"{lots.broken} by {lots.unrepaired:.1e} of NAV, after {lots.steps} changes every limit holds"
+                f"whole lots cost {told} bp of NAV a year; plain rounding missed {lots.broken} by "
+                f"{lots.unrepaired:.1e} of NAV, after {lots.steps} changes every limit holds"
             )
         else:
             continue

@@ -90,6 +90,9 @@ def run(arguments: list[str]) -> int:
         # The reader of stdout has left; point it at nothing so that Python's exit is quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
+    except SystemExit:
+        # click's own way out where the reader of stdout or stderr has left.
+        return EXIT_OK
     except (KeyboardInterrupt, click.Abort):
         _say("interrupted")
         return EXIT_INTERRUPTED

@@ -51,7 +51,6 @@ def command(
         result = ask_second_models(loaded, result)
     warn(result.notices, result.refused, quiet=quiet)
     counts = _counts(result)
-    priced = None if leave_out is None else price_limit(loaded, result, leave_out)
     left = Run(
         as_of=result.as_of,
         command="rebalance",
@@ -67,6 +66,8 @@ def command(
         summary={"books_by_status": counts},
     )
     run = write_adhoc(Path(out), left)
+    # After the run is written, so that a limit that no book has does not cost the answers.
+    priced = None if leave_out is None else price_limit(loaded, result, leave_out)
     if form == "json":
         names = ["portfolio_summary", "stress", "limits", "certificates", "trades", "whipsaws", "exceptions"]
         names += ["conflicts", "allotments", "firm_liquidity"]

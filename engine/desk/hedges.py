@@ -128,7 +128,8 @@ def _tilt_table(rows: list[dict[str, Any]], exposures: pl.DataFrame, tiers: Sequ
 
 
 def _explain(screen: Console, rows: list[dict[str, Any]], *, full: bool) -> None:
-    screen.print("after: the mean if the story holds; basis: how far the overlay's gain scatters")
+    screen.print("before, after: as each budget measures a loss, its margin included; after is the mean")
+    screen.print("if the story holds; basis: how far the overlay's gain scatters")
     if full:
         screen.print("open: how far the book scatters around that mean, without and with the overlay, % of NAV")
     if rows[0]["rebound_id"] is not None:

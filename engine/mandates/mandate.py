@@ -278,6 +278,16 @@ class LimitSet(Strict):
         return caps
 
     @model_validator(mode="after")
+    def _caps_can_bind(self) -> "LimitSet":
+        for cap in self.concentration:
+            if cap.max > 1.0 and not self.shorts:
+                raise ValueError(
+                    f"concentration of the largest {cap.largest}: max {cap.max:g} is above 1, the most that a book "
+                    f"without shorts holds; {cap.max:g} percent is {cap.max / 100.0:g}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _priorities_are_of_limits(self) -> "LimitSet":
         singular = {key: key.removesuffix("s") for key in ("tiers", "active_tiers", "sectors", "active_sectors")}
         singular |= {key: key.removesuffix("s") for key in ("factors", "active_factors")}

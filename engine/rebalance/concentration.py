@@ -64,24 +64,33 @@ class Concentration:
         return dict(zip(self.part_ids, shares[: len(self.part_ids)].tolist(), strict=True))
 
     def held_down(
-        self, weights: Float[np.ndarray, " n_names"], reach: float
+        self,
+        weights: Float[np.ndarray, " n_names"],
+        step: Float[np.ndarray, " n_names"],
+        beyond: Float[np.ndarray, " n_names"] | None = None,
     ) -> list[tuple[Float[np.ndarray, " n_names"], float]]:
-        """Rows that keep the cap for changes of positions up to ``reach``, whichever of them then are the largest.
+        """Rows that keep the cap where weights are rounded, whichever positions then are the largest.
 
         With ``t`` the smallest position counted, ``largest t + sum_j max(|p_j| - t, 0)`` is never below the sum of
-        the largest: those near ``t`` are kept at most there, so that only those above it are summed.
+        the largest: those that two steps could bring across ``t`` are kept at most there, so that only those above it
+        are summed. None where the cap has room for a step of each.
 
         Args:
             weights: Inside the cap.
-            reach: Fraction of NAV.
+            step: What one lot of each name moves.
+            beyond: Rounded weights; what they have brought across ``t`` is kept at most there too.
         """
-        positions = self.positions(weights)
+        positions, reach = self.positions(weights), 2.0 * self.positions(step)
         sizes, signs = np.abs(positions), np.where(positions < 0.0, -1.0, 1.0)
+        if beyond is None and self.used(weights) + np.sort(reach)[::-1][: self.largest].sum() <= self.bound:
+            return []
         t = float(np.sort(sizes)[::-1][: self.largest][-1])
         above = sizes > t + reach
-        tied = np.flatnonzero((sizes >= t - reach) & ~above)
+        held = (sizes >= t - reach) & ~above
+        if beyond is not None:
+            held |= (np.abs(self.positions(beyond)) > t) & ~above
         summed = self._by_name(above * signs), self.bound - (self.largest - float(above.sum())) * t
-        return [summed, *((self._by_name((np.arange(len(sizes)) == j) * signs), t) for j in tied)]
+        return [summed, *((self._by_name((np.arange(len(sizes)) == j) * signs), t) for j in np.flatnonzero(held))]
 
     def _by_name(self, by_position: Float[np.ndarray, " n_positions"]) -> Float[np.ndarray, " n_names"]:
         """Each line what its issuer's position has."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
-from engine.rebalance.problem import Problem
+from engine.rebalance.problem import Problem, limit_of
 from engine.rebalance.shadows import marginal_costs
 from engine.risk.model import RiskModel
 
@@ -57,8 +57,13 @@ def split_marginal_costs(
     specific = problem.aversion * own * np.bincount(issuer, own * active)[issuer]
     free = replace(problem, costs=np.zeros_like(problem.costs))
     without, untraded = marginal_costs(problem, weights, {}), marginal_costs(free, weights, {})
-    limits = [name for name, value in duals.items() if value != 0.0]
-    pushed = [marginal_costs(problem, weights, {name: duals[name]}) for name in limits]
+    # A limit of leaves or positions pushes with all of their multipliers.
+    by_limit: dict[str, dict[str, float]] = {}
+    for name, value in duals.items():
+        if value != 0.0:
+            by_limit.setdefault(limit_of(name), {})[name] = value
+    limits = list(by_limit)
+    pushed = [marginal_costs(problem, weights, by_limit[name]) for name in limits]
     sides = [
         np.vstack(
             [

@@ -117,7 +117,7 @@ def _gathered(problem: Problem, found: RawAnswer, tangents: list[Tangent], ids: 
     duals |= {} if problem.tracking_error is None else {TRACKING_ERROR: 0.0}
     directions: dict[str, Float[np.ndarray, " n_names"]] = {}
     for name, tangent in zip(ids, tangents, strict=True):
-        pressure = found.duals[name]
+        pressure = found.duals.get(name, 0.0)  # none where nothing may trade
         duals[tangent.limit_id] += pressure
         for part, share in tangent.parts.items():
             duals[part] = duals.get(part, 0.0) + pressure * share

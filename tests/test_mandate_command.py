@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from test_bad_mandates import EVERY_KEY
 from test_mandates import FULL, HEAD
 from test_stories import Captured, ran
 
@@ -100,3 +101,23 @@ def test_the_schema_names_every_key_of_a_mandate(capsys: Captured) -> None:
 )
 def test_a_wrong_call_is_answered(capsys: Captured, arguments: tuple[str, ...], code: int, said: str) -> None:
     assert said in ran(capsys, code, "mandates", *arguments)[1]
+
+
+def test_every_key_of_a_mandate_is_said_in_words(tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "m.yaml").write_text(EVERY_KEY)
+    said = words(capsys, "show", str(tmp_path / "m.yaml"))
+    for line in (
+        "net exposure: 50 % to 110 %",
+        "tracking error: at most 6 % a year",
+        "a name: at most 10 % above or below the benchmark",
+        "active NVDA: -5 % to 5 %",
+        "sector Utilities: at most 20 %",
+        "factor market: 0.2 to 1.4",
+        "a trade: at most 10 % of a day's volume; a name without one is traded freely",
+        "may not hold TSLA",
+        "may not trade GOOGL",
+        "gives way, 5 first and 0 never: cash 0, tiers 2",
+        "whole lots; no trade below 0.1 %; no position below 0.2 %",
+    ):
+        assert line in said
+    assert not any("{" in line or "[" in line for line in said)

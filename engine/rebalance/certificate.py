@@ -23,6 +23,9 @@ from engine.rebalance.evidence import Claim, Evidence
 LARGEST: Final = 1e6
 """A weight or multiplier beyond this proves nothing and is refused before it overflows."""
 
+CLOSE: Final = OPTIMALITY / 100.0
+"""A gap that no further multipliers are tried to narrow."""
+
 SCALE_FLOOR: Final = 1e-8
 """Smallest scale that a gap is measured against (MATH 6)."""
 
@@ -137,7 +140,7 @@ def judge_case(case: Case, claim: Claim, cones: Cones) -> Verdict:
     for duals in _candidates(_squared(case, claim.duals)):
         bound = max(bound, lower_bound(case, duals, at, lines, risk=True))
         gap = (objective - bound) / max(scale, SCALE_FLOOR)
-        if gap <= OPTIMALITY:
+        if gap <= CLOSE:
             break
     numbers = (objective, bound, gap, violation)
     accepted = all(map(math.isfinite, numbers)) and violation <= FEASIBILITY and gap <= OPTIMALITY
@@ -204,7 +207,7 @@ def _common(case: Case, duals: Mapping[str, float], bound: float) -> float:
 
 
 def _candidates(duals: Mapping[str, float]) -> list[dict[str, float]]:
-    """The multipliers without their dust, as given, and none at all, each once: the first that proves enough counts."""
+    """The multipliers without their dust, as given, and none at all, each once; the best bound tried counts."""
     clean = {name: max(value, 0.0) for name, value in duals.items() if abs(value) < LARGEST}
     largest = max(clean.values(), default=0.0)
     cut = {name: value if value > 1e-7 * largest else 0.0 for name, value in clean.items()}

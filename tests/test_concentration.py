@@ -577,7 +577,11 @@ def test_rounding_tied_positions_costs_next_to_nothing(
     bundled: LoadedUniverse, book: str, largest: int, most: float
 ) -> None:
     """Many positions end at one size here; a name beside them that rounding moved far once pinned them all: 305 bp."""
-    loaded = capped_universe(bundled, book, {"largest": largest, "max": most}, turnover=2.0, cash={"max": 0.6})
+    # No other limit: they would keep the name that rounding moved where it is.
+    limits = {"concentration": ({"largest": largest, "max": most},), "cash": {"max": 0.6}}
+    name = dict(bundled.portfolios.select("portfolio_id", "mandate_id").iter_rows())[book]
+    bare = Mandate.model_validate({"id": name, "title": "M", "version": "1.0.0", "limits": limits})
+    loaded = replace(bundled, mandates={**bundled.mandates, name: bare}).only([book])
     certificates = rebalance_portfolios(loaded).tables["certificates"]
     assert certificates["status"].to_list() == ["certified", "certified"]
     (cost,) = certificates["rounding_cost"].drop_nulls().to_list()

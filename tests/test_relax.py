@@ -327,9 +327,7 @@ def test_a_worse_breach_without_the_proof_that_it_must_be_is_refused() -> None:
     claim, why = seen[-1]
     assert court.certify(claim, why).accepted
     rest = {level: proof for level, proof in why.proofs.items() if level}
-    assert (
-        court.certify(claim, replace(why, proofs=rest)).worst_limit == "a limit got worse without proof that it had to"
-    )
+    assert court.certify(claim, replace(why, proofs=rest)).fault == "a limit got worse without proof that it had to"
 
 
 def test_no_multipliers_let_a_limit_of_a_feasible_book_give_way() -> None:
@@ -532,6 +530,31 @@ def test_a_cure_in_a_factors_own_unit_is_told_to_the_digits_it_is_rounded_to() -
     member = Member("factor:market:min", (), 1.6, 0.651244, None, 1.0, proven=Bracket(0.6512, 0.651244))
     (notice,) = why_not(*conflicting(Conflict((member,), 0.1, {})))
     assert "factor:market of 0.9487 would do" in notice.message
+
+
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [
+        (Verdict(False, 1.0, 0.9, 0.1, 0.0, "sector:Real Estate:max"), "gap 1.0e-01"),
+        (
+            Verdict(False, 1.0, 1.0, 0.0, 1e-6, "sector:Real Estate:max"),
+            "sector:Real Estate:max missed by 1.0e-06 of NAV",
+        ),
+        (
+            Verdict(False, 1.0, 1.0, 0.0, 0.0, "turnover", fault="priority 3 gave way by 0.1"),
+            "priority 3 gave way by 0.1",
+        ),
+        (
+            Verdict(False, 1.0, 0.9, 0.1, 1e-6, "turnover", fault="priority 3 gave way by 0.1"),
+            "priority 3 gave way by 0.1; turnover missed by 1.0e-06 of NAV; gap 1.0e-01",
+        ),
+        (None, "no solver gave an answer"),
+    ],
+)
+def test_a_book_that_is_held_says_what_its_nearest_answer_lacks(verdict: Verdict | None, said: str) -> None:
+    problem = plain_book({"S0": 0.9}, 1).problem
+    (notice,) = why_not([(problem, Answer("held", problem.start, {}, verdict, 0.0, "none", 0, 0))], {})
+    assert notice.message == f"no answer could be certified ({said}); nothing is traded"
 
 
 def conflicting(conflict: Conflict) -> tuple[list[tuple[Problem, Answer]], dict[str, Conflict]]:

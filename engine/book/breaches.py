@@ -54,10 +54,12 @@ def _short(verdict: Verdict | None) -> str:
     """What the nearest answer lacked."""
     if verdict is None:
         return "no solver gave an answer"
-    if " " in verdict.worst_limit and not verdict.max_violation > FEASIBILITY:
-        return verdict.worst_limit
-    missed = f"{verdict.worst_limit} missed by {verdict.max_violation:.1e} of NAV"
-    return missed if verdict.relative_gap <= OPTIMALITY else f"{missed}, gap {verdict.relative_gap:.1e}"
+    told = [verdict.fault] if verdict.fault else []
+    if verdict.max_violation > FEASIBILITY and verdict.worst_limit != verdict.fault:
+        told.append(f"{verdict.worst_limit} missed by {verdict.max_violation:.1e} of NAV")
+    if OPTIMALITY < verdict.relative_gap < math.inf:
+        told.append(f"gap {verdict.relative_gap:.1e}")
+    return "; ".join(told)
 
 
 def gave_way(limits: pl.DataFrame, results: list[tuple[Problem, Answer]]) -> list[Notice]:

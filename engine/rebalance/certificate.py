@@ -42,6 +42,7 @@ class Verdict:
         max_violation: Largest violation of a limit, fraction of NAV.
         worst_limit: The limit most violated.
         scale: Size of the objective's parts, each counted as positive.
+        fault: What is wrong besides, in words; nothing where it is a limit or the gap.
     """
 
     accepted: bool
@@ -51,6 +52,7 @@ class Verdict:
     max_violation: float
     worst_limit: str
     scale: float = 0.0
+    fault: str = ""
 
 
 def certify(

@@ -81,7 +81,7 @@ def certify_relaxed(
             ``LOTS``, and never by more than it is missed today.
 
     Returns:
-        As ``certify``; where the amounts are not proven, not accepted, and ``worst_limit`` says which.
+        As ``certify``; where the amounts are not proven, not accepted, and ``fault`` says which.
 
     References:
         MATH 5-6. Oracle: the levels by scipy's linprog, tests/test_relax.py.
@@ -114,7 +114,7 @@ def certify_relaxed(
     )
     verdict = judge_case(wide, claim, wider)
     fault = _unproven(evidence, inputs, claim, relaxation)
-    return verdict if fault is None else replace(verdict, accepted=False, worst_limit=fault)
+    return verdict if fault is None else replace(verdict, accepted=False, fault=fault)
 
 
 _SIDES: Final = ("max", "min")
@@ -126,7 +126,7 @@ def with_room(amount: float, today: float, room: float) -> float:
 
 
 def _refused(why: str) -> Verdict:
-    return Verdict(False, math.inf, -math.inf, math.inf, math.inf, why)
+    return Verdict(False, math.inf, -math.inf, math.inf, math.inf, why, fault=why)
 
 
 def _widened(mandate: Mandate, amounts: Mapping[str, float]) -> Mandate:
